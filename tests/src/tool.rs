@@ -39,7 +39,7 @@ pub fn check_interrupted() -> Result<()> {
 
 /// A command with `/usr/sbin` on its path, its language C, its clock UTC and nothing to read.
 #[must_use]
-pub fn command(program: &str) -> Command {
+pub fn command(program: impl AsRef<OsStr>) -> Command {
     let path = std::env::var("PATH").unwrap_or_default();
     let mut command = Command::new(program);
     command.env("PATH", format!("{path}:/usr/sbin:/sbin")).env("LC_ALL", "C").env("TZ", "UTC").stdin(Stdio::null());
