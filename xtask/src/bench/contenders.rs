@@ -391,10 +391,8 @@ const HUGE: &[Contender] = &[
     },
     Contender {
         tool: "partclone -a0, zstd -3",
-        before:
-            "read -r start size < <(partx --show --noheadings --raw --nr 1 -o START,SECTORS $HUGE)
-            losetup --find --show -r --offset $((start * 512)) --sizelimit $((size * 512)) $HUGE > $WORK/target.devices",
-        command: "partclone.ext4 -z 10485760 -L /dev/null -a0 -c -s $(cat $WORK/target.devices) -o - |
+        before: "attach_partition $HUGE 1 --read-only > $WORK/target.devices",
+        command: "partclone.ext4 $PARTCLONE -a0 -c -s $(cat $WORK/target.devices) -o - |
             zstd -q -T$CORES -3 > $WORK/partclone-huge",
         result: "partclone-huge",
         after: "detach_target; rm $WORK/partclone-huge",
