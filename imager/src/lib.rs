@@ -6,3 +6,4 @@
 pub mod extent;
 pub mod fs;
 pub mod read_at;
+pub mod table;

@@ -2,3 +2,4 @@
 #![expect(clippy::unwrap_used, clippy::panic, missing_docs, reason = "tests fail by panicking")]
 
 mod support;
+mod table;
