@@ -20,16 +20,17 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use jiff::Timestamp;
 
 pub use self::storing::Level;
+pub(crate) use self::storing::{KnownChunks, short};
 
 use self::chunking::Chunker;
 use self::jobs::{Job, READ_BYTES_MAX, jobs_of_region};
 use self::reading::{BufferPool, Request, Segment, serve};
-use self::storing::{Batch, KnownChunks, Shared, Storer, name_cuts, pack_frames, put_packs, short};
+use self::storing::{Batch, Shared, Storer, name_cuts, pack_frames, put_packs};
 use crate::disk::source::Source;
 use crate::error::{Error, Result};
 use crate::extent::{Extent, ExtentSet};
 use crate::layout::{self, Layout, Wanted};
-use crate::machine::{Machine, machine_id, this_machine};
+use crate::machine::{machine_id, this_machine};
 use crate::memory::Budget;
 use crate::progress::{Phase, Progress, lock};
 use crate::repo::Repository;
@@ -126,7 +127,7 @@ pub fn capture(
         stats: outcome.stats(progress),
         disks: disks.iter().zip(outcome.disks).map(|(disk, read)| disk.into_image(read, &options.wanted)).collect(),
     };
-    verify_before_commit(repository, &session, &manifest, options.verify, progress)?;
+    verify_before_commit(repository, &session, &manifest, options, progress)?;
     progress.begin(Phase::Finishing, 0);
     let id = repository.write_manifest(&manifest)?;
     let manifest = repository.manifest(id)?;
@@ -389,10 +390,13 @@ fn cut(
                 }
                 chunker.push(&segment);
             }
-            Step::End => chunker.flush(),
+            Step::End => {
+                chunker.flush();
+                batches.send(Batch::Cuts(name_cuts(shared, chunker.take()))).map_err(ended)?;
+                batches.send(Batch::End).map_err(ended)?;
+                continue;
+            }
         }
-        let ends = false;
-        let _ = ends;
         let cuts = chunker.take();
         if !cuts.is_empty() {
             batches.send(Batch::Cuts(name_cuts(shared, cuts))).map_err(ended)?;
@@ -449,12 +453,12 @@ fn verify_before_commit(
     repository: &Arc<Repository>,
     session: &Session,
     manifest: &Manifest,
-    depth: Verify,
+    options: &Options,
     progress: &Arc<Progress>,
 ) -> Result<()> {
     session.renew()?;
     for attempt in 0.. {
-        let report = verify::verify_manifest(repository, manifest, depth, Some(session.id), progress)?;
+        let report = verify::verify_manifest(repository, manifest, options.verify, Some(session.id), options.memory, progress)?;
         if report.is_sound() {
             break;
         }

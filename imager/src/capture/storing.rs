@@ -373,11 +373,14 @@ fn send(packs: &Sender<Pack>, builder: PackBuilder) -> Result<()> {
 }
 
 /// Puts packs into the store until there are no more. Several threads may do so at once.
-pub(crate) fn put_packs(shared: &Shared, packs: &Receiver<Pack>) -> Result<()> {
+///
+/// `after` is called when a pack is in the store.
+pub(crate) fn put_packs(shared: &Shared, packs: &Receiver<Pack>, after: &dyn Fn() -> Result<()>) -> Result<()> {
     for Pack { id, parts, size, directory } in packs {
         shared.repository.store().put(&object_name(id), parts)?;
         Progress::add(&shared.progress.stored, size);
         lock(&shared.stored).push(IndexedPack { id, size, directory });
+        after()?;
     }
     Ok(())
 }

@@ -111,7 +111,7 @@ impl SourceDisk {
     }
 }
 
-fn is_aligned(offset: u64, buf: &[u8]) -> bool {
+pub(super) fn is_aligned(offset: u64, buf: &[u8]) -> bool {
     offset.is_multiple_of(DIRECT_ALIGN as u64)
         && buf.len().is_multiple_of(DIRECT_ALIGN)
         && buf.as_ptr().addr().is_multiple_of(DIRECT_ALIGN)

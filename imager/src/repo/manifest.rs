@@ -241,6 +241,17 @@ impl Manifest {
         Ok(())
     }
 
+    /// The machine, in words.
+    #[must_use]
+    pub fn machine_words(&self) -> String {
+        let Machine { vendor, product, serial, hostname, .. } = &self.machine;
+        let model = [vendor, product].into_iter().flatten().map(String::as_str).collect::<Vec<_>>().join(" ");
+        let serial = serial.as_ref().map(|serial| format!("serial {serial}"));
+        let parts = [hostname.clone(), Some(model).filter(|model| !model.is_empty()), serial];
+        let words = parts.into_iter().flatten().collect::<Vec<_>>().join(", ");
+        if words.is_empty() { self.machine_id.clone() } else { words }
+    }
+
     /// Where a byte of a disk lies, in words: "partition 2 (ext4 root)".
     #[must_use]
     pub fn place(&self, disk: usize, byte: u64) -> String {
