@@ -3,7 +3,9 @@
 //!
 //! Must not know: terminals, PID 1, kernel modules. The command line in [`cli`] is a thin layer on top.
 
+pub mod disk;
 pub mod extent;
 pub mod fs;
+pub mod machine;
 pub mod read_at;
 pub mod table;

@@ -1,0 +1,3 @@
+//! The disks of the machine that this runs on.
+
+pub mod identity;
