@@ -5,6 +5,8 @@
 
 pub mod bulk;
 pub mod capture;
+pub mod cli;
+pub mod diff;
 pub mod disk;
 pub mod error;
 pub mod extent;
@@ -13,8 +15,11 @@ pub mod layout;
 pub mod machine;
 pub mod memory;
 pub mod progress;
+pub mod prune;
 pub mod read_at;
 pub mod repo;
+pub mod restore;
+pub mod retention;
 pub mod table;
 pub mod units;
 pub mod verify;

@@ -15,11 +15,13 @@ mod reading;
 mod storing;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use jiff::Timestamp;
 
 pub use self::storing::Level;
+pub(crate) use self::chunking::is_zero;
 pub(crate) use self::storing::{KnownChunks, short};
 
 use self::chunking::Chunker;
@@ -30,7 +32,7 @@ use crate::disk::source::Source;
 use crate::error::{Error, Result};
 use crate::extent::{Extent, ExtentSet};
 use crate::layout::{self, Layout, Wanted};
-use crate::machine::{machine_id, this_machine};
+use crate::machine::{Machine, machine_id, this_machine};
 use crate::memory::Budget;
 use crate::progress::{Phase, Progress, lock};
 use crate::repo::Repository;
@@ -55,6 +57,8 @@ pub struct Options {
     pub memory: Budget,
     /// Whether to look, before the image becomes visible, that the store has all of it.
     pub verify: Verify,
+    /// What of the sources is in use while they are read; kept in the manifest as warnings.
+    pub live: Vec<String>,
 }
 
 /// How an image is verified at the end of its capture.
@@ -99,8 +103,27 @@ pub fn capture(
     let machine = this_machine();
     progress.begin(Phase::Planning, 0);
     let session = Session::start(repository, Work::Capture, machine.hostname.as_deref().unwrap_or("unknown"))?;
+    let captured = capture_as(repository, &session, machine, created, sources, options, progress);
+    match &captured {
+        Ok(_) => session.end()?,
+        // That the session stays is a courtesy to the next prune; the error of the capture is what counts.
+        Err(_) if progress.stored.load(Ordering::Relaxed) > 0 => drop(session.interrupt()),
+        Err(_) => drop(session.end()),
+    }
+    captured
+}
+
+fn capture_as(
+    repository: &Arc<Repository>,
+    session: &Session,
+    machine: Machine,
+    created: Timestamp,
+    sources: &[Box<dyn Source>],
+    options: &Options,
+    progress: &Arc<Progress>,
+) -> Result<Captured> {
     let disks = plan(sources, &options.wanted, progress)?;
-    let known = load_known(repository, &session, options.memory, progress)?;
+    let known = load_known(repository, session, options.memory, progress)?;
     let pool = rayon::ThreadPoolBuilder::new()
         .thread_name(|n| format!("worker-{n}"))
         .build()
@@ -122,16 +145,15 @@ pub fn capture(
         tool: format!("imager {}", env!("CARGO_PKG_VERSION")),
         created,
         finished: Timestamp::now(),
-        machine_id: machine_id(&machine),
+        machine_id: machine_id(),
         machine,
         stats: outcome.stats(progress),
-        disks: disks.iter().zip(outcome.disks).map(|(disk, read)| disk.into_image(read, &options.wanted)).collect(),
+        disks: disks.iter().zip(outcome.disks).map(|(disk, read)| disk.to_image(read, options)).collect(),
     };
-    verify_before_commit(repository, &session, &manifest, options, progress)?;
+    verify_before_commit(repository, session, &manifest, options, progress)?;
     progress.begin(Phase::Finishing, 0);
     let id = repository.write_manifest(&manifest)?;
     let manifest = repository.manifest(id)?;
-    session.end()?;
     Ok(Captured { id, manifest })
 }
 
@@ -153,9 +175,8 @@ fn plan<'a>(sources: &'a [Box<dyn Source>], wanted: &Wanted, progress: &Progress
     let mut disks = Vec::new();
     for source in sources {
         let identity = source.identity();
-        let sector = crate::disk::sector_size_of(identity);
         let source: &dyn Source = &**source;
-        let layout = layout::read(source, sector, wanted).map_err(Error::io("read the partition table of", &identity.path))?;
+        let layout = layout::read(source, source.sector_size(), wanted).map_err(Error::io("read the partition table of", &identity.path))?;
         for warning in &layout.warnings {
             progress.say(format!("{}: {warning}", identity.path.display()));
         }
@@ -195,13 +216,12 @@ struct Outcome {
 
 impl Outcome {
     fn stats(&self, progress: &Progress) -> Stats {
-        use std::sync::atomic::Ordering::Relaxed;
         Stats {
-            read: progress.done.load(Relaxed),
-            zero: progress.zero.load(Relaxed),
-            known: progress.known.load(Relaxed),
-            new: progress.new.load(Relaxed),
-            stored: progress.stored.load(Relaxed),
+            read: progress.done.load(Ordering::Relaxed),
+            zero: progress.zero.load(Ordering::Relaxed),
+            known: progress.known.load(Ordering::Relaxed),
+            new: progress.new.load(Ordering::Relaxed),
+            stored: progress.stored.load(Ordering::Relaxed),
             chunks: self.chunks,
             new_chunks: self.new_chunks,
         }
@@ -406,14 +426,14 @@ fn cut(
 }
 
 impl PlannedDisk<'_> {
-    fn into_image(&self, read: ReadDisk, wanted: &Wanted) -> DiskImage {
+    fn to_image(&self, read: ReadDisk, options: &Options) -> DiskImage {
         let layout = &self.layout;
         let regions = layout.regions.iter().zip(read.roots);
         DiskImage {
             identity: self.source.identity().clone(),
             size: layout.size,
             sector_size: layout.table.sector_size,
-            all_sectors: wanted.all_sectors,
+            all_sectors: options.wanted.all_sectors,
             table: layout.table.clone(),
             volumes: layout
                 .volumes
@@ -440,7 +460,7 @@ impl PlannedDisk<'_> {
                 })
                 .collect(),
             unreadable: read.unreadable.as_slice().to_vec(),
-            warnings: layout.warnings.clone(),
+            warnings: layout.warnings.iter().chain(&options.live).cloned().collect(),
         }
     }
 }

@@ -29,6 +29,9 @@ pub trait Source: ReadAt + Send {
         ExtentSet::whole(self.size())
     }
 
+    /// Size of a sector in bytes; none for a file, whose partition table tells.
+    fn sector_size(&self) -> Option<u32>;
+
     /// Whether it is gone altogether, after a read has failed: the reason, in words.
     fn vanished(&self) -> Option<String> {
         None
@@ -44,6 +47,7 @@ pub struct SourceDisk {
     is_device: bool,
     /// Major and minor number, to know the device again.
     device: u64,
+    sector_size: Option<u32>,
 }
 
 impl SourceDisk {
@@ -64,13 +68,16 @@ impl SourceDisk {
         if identity.size == 0 {
             return Err(Error::Usage(format!("{} has no bytes", path.display())));
         }
-        Ok(Self { path: path.to_owned(), identity, buffered, direct, is_device, device: metadata.rdev() })
+        let sector_size = is_device.then_some(identity.logical_sector);
+        Ok(Self { path: path.to_owned(), identity, buffered, direct, is_device, device: metadata.rdev(), sector_size })
     }
 
-    /// Where it was opened.
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.path
+    /// Sets the sector size of a disk-image file, which has none of its own. A device keeps its own.
+    pub fn set_sector_size(&mut self, bytes: Option<u32>) {
+        if let (false, Some(bytes)) = (self.is_device, bytes) {
+            self.sector_size = Some(bytes);
+            self.identity.logical_sector = bytes;
+        }
     }
 
     /// Fills what the page cache has; returns how much that was.
@@ -91,7 +98,7 @@ impl SourceDisk {
         let Some(direct) = &self.direct else { return self.buffered.read_exact_at(buf, offset) };
         if is_aligned(offset, buf) {
             return direct.read_exact_at(buf, offset).or_else(|error| match error.raw_os_error() {
-                Some(rustix_einval) if rustix_einval == nix::libc::EINVAL => self.buffered.read_exact_at(buf, offset),
+                Some(nix::libc::EINVAL) => self.buffered.read_exact_at(buf, offset),
                 _ => Err(error),
             });
         }
@@ -141,6 +148,10 @@ impl ReadAt for SourceDisk {
 impl Source for SourceDisk {
     fn identity(&self) -> &Identity {
         &self.identity
+    }
+
+    fn sector_size(&self) -> Option<u32> {
+        self.sector_size
     }
 
     fn data_extents(&self) -> ExtentSet {

@@ -108,6 +108,27 @@ impl TargetDisk {
         Self::from_file(file, path, false)
     }
 
+    /// Opens a file that is there, only to plan.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn open_file_read_only(path: &Path) -> Result<Self> {
+        Self::from_file(File::open(path).map_err(Error::io("open", path))?, path, false)
+    }
+
+    /// Stands in for a file that is not there yet, only to plan; nothing appears at `path`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when there is no memory for an unnamed file.
+    pub fn stand_in(path: &Path, size: u64) -> Result<Self> {
+        let unnamed = rustix::fs::memfd_create("stand-in", rustix::fs::MemfdFlags::CLOEXEC);
+        let file = File::from(unnamed.map_err(io::Error::from).map_err(Error::io("stand in for", path))?);
+        file.set_len(size).map_err(Error::io("stand in for", path))?;
+        let mut identity = identity::of_file(Path::new("/dev/null")).map_err(Error::io("stand in for", path))?;
+        (identity.path, identity.size) = (path.to_owned(), size);
+        Ok(Self { file, direct: None, identity, is_device: false, is_blank: true })
+    }
+
     fn from_file(file: File, path: &Path, is_blank: bool) -> Result<Self> {
         let identity = identity::of_file(path).map_err(Error::io("look at", path))?;
         Ok(Self { file, direct: None, identity, is_device: false, is_blank })

@@ -203,3 +203,18 @@ impl Repository {
         Ok(names)
     }
 }
+
+/// Does something that reads an image; once more when a pack was gone, which is what a prune beside it does to
+/// whoever has an old index.
+///
+/// # Errors
+/// What `work` says the third time.
+pub fn with_fresh_index<T>(mut work: impl FnMut() -> Result<T>) -> Result<T> {
+    for _ in 0..2 {
+        match work() {
+            Err(Error::Missing { .. }) => {}
+            other => return other,
+        }
+    }
+    work()
+}

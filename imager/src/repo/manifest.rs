@@ -165,6 +165,14 @@ impl Repository {
         Ok(manifest)
     }
 
+    /// Removes an image. What only it needed stays until the next prune.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub fn forget_image(&self, id: ImageId) -> Result<()> {
+        self.store().delete(&format!("{}/{id}", Kind::Image.folder()))
+    }
+
     /// The ids of all images.
     ///
     /// # Errors

@@ -48,6 +48,9 @@ pub struct SessionRecord {
     pub host: String,
     /// When it began, by that machine's clock.
     pub started: Timestamp,
+    /// It ended before its work was done; what it stored waits for the next capture.
+    #[serde(default)]
+    pub interrupted: bool,
 }
 
 /// A session in the store.
@@ -91,7 +94,7 @@ impl Session {
     pub fn start(repository: &Arc<Repository>, work: Work, host: &str) -> Result<Self> {
         let id = Hex(random()?);
         let name = format!("{}/{id}", Kind::Session.folder());
-        let record = SessionRecord { version: FORMAT_VERSION, work, host: host.to_owned(), started: Timestamp::now() };
+        let record = SessionRecord { version: FORMAT_VERSION, work, host: host.to_owned(), started: Timestamp::now(), interrupted: false };
         let payload = serde_json::to_vec(&record).map_err(|error| Error::Internal(error.to_string()))?;
         repository.replace_object(Kind::Session, &name, &payload)?;
         let (stop, stopped) = bounded::<()>(0);
@@ -124,6 +127,16 @@ impl Session {
     pub fn end(mut self) -> Result<()> {
         self.stop_heart();
         self.repository.store().delete(&self.name)
+    }
+
+    /// Says that the session ended early. What it stored is kept for the next capture, and no prune waits.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub fn interrupt(mut self) -> Result<()> {
+        self.stop_heart();
+        self.record.interrupted = true;
+        self.renew()
     }
 
     fn stop_heart(&mut self) {
