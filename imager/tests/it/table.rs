@@ -256,6 +256,17 @@ pub(crate) const PRIMARY_ENTRIES: usize = 1024;
 pub(crate) const BACKUP: usize = (8 << 20) - 512;
 pub(crate) const BACKUP_ENTRIES: usize = BACKUP - 32 * 512;
 
+/// The partitions' first bytes, as sgdisk prints them of a disk that it finds damaged.
+fn starts_by_sgdisk(disk: &[u8]) -> Vec<u64> {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(&file, disk).unwrap();
+    let printed = output("sgdisk", [Path::new("--print"), file.path()]);
+    let printed = String::from_utf8(printed.stdout).unwrap();
+    let (_, partitions) = printed.split_once("Number  Start (sector)").unwrap();
+    let lines = partitions.lines().skip(1);
+    lines.map(|line| line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 512).collect()
+}
+
 #[test]
 fn one_damaged_copy_of_a_gpt_is_replaced_by_the_other() {
     let good = gpt_disk();
@@ -280,6 +291,7 @@ fn one_damaged_copy_of_a_gpt_is_replaced_by_the_other() {
         disk[at] ^= 4;
         let table = expect(&disk, TableKind::Gpt, &[warning]);
         assert_eq!(table.partitions, partitions);
+        assert_eq!(starts_by_sgdisk(&disk), partitions.iter().map(|p| p.start).collect::<Vec<_>>());
         let copy = if at < BACKUP_ENTRIES { PRIMARY } else { BACKUP };
         assert!(!table.structures.contains(Extent::new(copy as u64, 512)), "a damaged copy is no structure");
     }
