@@ -8,7 +8,7 @@ use std::io;
 use crc::{CRC_32_ISO_HDLC, Crc};
 use uuid::Uuid;
 
-use super::{Partition, Role, types};
+use super::{Partition, Role, put, types};
 use crate::extent::{Extent, ExtentSet};
 use crate::read_at::{ReadAt, field};
 
@@ -18,8 +18,24 @@ const ENTRY_SIZE_MIN: u32 = 128;
 const ENTRY_SIZE_MAX: u32 = 4096;
 /// What the kernel allows for the array of entries: 32,768 of the usual size.
 const ENTRIES_SIZE_MAX: u64 = 4 << 20;
-const PRIMARY_LBA: u64 = 1;
+/// Where the primary header lies.
+pub(super) const PRIMARY_LBA: u64 = 1;
 const CRC32: Crc<u32> = Crc::<u32>::new(&CRC_32_ISO_HDLC);
+
+// Where the fields of a header are, in bytes.
+const HEADER_SIZE_AT: usize = 12;
+const HEADER_CRC32_AT: usize = 16;
+pub(super) const MY_LBA_AT: usize = 24;
+pub(super) const ALTERNATE_LBA_AT: usize = 32;
+pub(super) const FIRST_USABLE_LBA_AT: usize = 40;
+pub(super) const LAST_USABLE_LBA_AT: usize = 48;
+pub(super) const DISK_GUID_AT: usize = 56;
+pub(super) const PARTITION_ENTRY_LBA_AT: usize = 72;
+pub(super) const NUMBER_OF_ENTRIES_AT: usize = 80;
+pub(super) const SIZE_OF_ENTRY_AT: usize = 84;
+const ENTRIES_CRC32_AT: usize = 88;
+/// Where an entry has its own GUID.
+pub(super) const UNIQUE_PARTITION_GUID_AT: usize = 16;
 
 /// Why a copy of the table is not used.
 #[derive(Debug, thiserror::Error)]
@@ -68,7 +84,7 @@ impl Header {
         if !sector.starts_with(SIGNATURE) {
             return Err(Damage::Absent);
         }
-        if checksum_of_header(sector) != field::le32(sector, 16) {
+        if checksum_of_header(sector) != field::le32(sector, HEADER_CRC32_AT) {
             return Err(Damage::HeaderChecksum);
         }
         let header = Self::fields(sector).ok_or(Damage::Nonsense("the header is too short"))?;
@@ -90,15 +106,15 @@ impl Header {
 
     fn fields(sector: &[u8]) -> Option<Self> {
         Some(Self {
-            my_lba: field::le64(sector, 24)?,
-            alternate_lba: field::le64(sector, 32)?,
-            first_usable_lba: field::le64(sector, 40)?,
-            last_usable_lba: field::le64(sector, 48)?,
-            disk_guid: guid(sector, 56)?,
-            partition_entry_lba: field::le64(sector, 72)?,
-            number_of_partition_entries: field::le32(sector, 80)?,
-            size_of_partition_entry: field::le32(sector, 84)?,
-            partition_entry_array_crc32: field::le32(sector, 88)?,
+            my_lba: field::le64(sector, MY_LBA_AT)?,
+            alternate_lba: field::le64(sector, ALTERNATE_LBA_AT)?,
+            first_usable_lba: field::le64(sector, FIRST_USABLE_LBA_AT)?,
+            last_usable_lba: field::le64(sector, LAST_USABLE_LBA_AT)?,
+            disk_guid: guid(sector, DISK_GUID_AT)?,
+            partition_entry_lba: field::le64(sector, PARTITION_ENTRY_LBA_AT)?,
+            number_of_partition_entries: field::le32(sector, NUMBER_OF_ENTRIES_AT)?,
+            size_of_partition_entry: field::le32(sector, SIZE_OF_ENTRY_AT)?,
+            partition_entry_array_crc32: field::le32(sector, ENTRIES_CRC32_AT)?,
         })
     }
 
@@ -108,14 +124,22 @@ impl Header {
     }
 }
 
-/// The checksum that the header in this sector should have, with `header_size` bytes under it.
-pub(super) fn checksum_of_header(sector: &[u8]) -> Option<u32> {
-    let size = usize::try_from(field::le32(sector, 12)?).ok()?;
+/// Puts the checksums of the entries and of the header itself into a header.
+pub(super) fn seal(sector: &mut [u8], entries: &[u8]) {
+    put(sector, ENTRIES_CRC32_AT, &CRC32.checksum(entries).to_le_bytes());
+    if let Some(checksum) = checksum_of_header(sector) {
+        put(sector, HEADER_CRC32_AT, &checksum.to_le_bytes());
+    }
+}
+
+/// The checksum that the header in this sector should have: over its size, with zeroes in its own place.
+fn checksum_of_header(sector: &[u8]) -> Option<u32> {
+    let size = usize::try_from(field::le32(sector, HEADER_SIZE_AT)?).ok()?;
     let header = sector.get(..size).filter(|header| header.len() >= HEADER_SIZE_MIN)?;
     let mut digest = CRC32.digest();
-    digest.update(header.get(..16)?);
+    digest.update(header.get(..HEADER_CRC32_AT)?);
     digest.update(&[0; 4]);
-    digest.update(header.get(20..)?);
+    digest.update(header.get(HEADER_CRC32_AT + 4..)?);
     Some(digest.finalize())
 }
 
@@ -123,14 +147,17 @@ pub(super) fn checksum_of_header(sector: &[u8]) -> Option<u32> {
 #[derive(Clone, Debug)]
 pub(super) struct Copy {
     pub(super) header: Header,
+    /// The sector that the header lies in.
+    pub(super) sector: Vec<u8>,
     /// The bytes of the array, all of it and nothing else.
     pub(super) entries: Vec<u8>,
-    sector_size: u32,
+    pub(super) sector_size: u32,
 }
 
 impl Copy {
     fn read(disk: &dyn ReadAt, sector_size: u32, lba: u64) -> Result<Self, Damage> {
-        let header = read_header(disk, sector_size, lba)?;
+        let sector = read_sector(disk, sector_size, lba)?;
+        let header = Header::from_bytes(&sector, lba)?;
         let offset = header
             .partition_entry_lba
             .checked_mul(u64::from(sector_size))
@@ -140,7 +167,7 @@ impl Copy {
         if CRC32.checksum(&entries) != header.partition_entry_array_crc32 {
             return Err(Damage::EntriesChecksum);
         }
-        Ok(Self { header, entries, sector_size })
+        Ok(Self { header, sector, entries, sector_size })
     }
 
     /// Do both hold the same partitions on the same disk?
@@ -154,7 +181,7 @@ impl Copy {
     }
 
     /// The header's sector, and the sectors that hold the entries.
-    fn structures(&self) -> [Extent; 2] {
+    pub(super) fn structures(&self) -> [Extent; 2] {
         let sector = u64::from(self.sector_size);
         let entries = self.header.entries_size().next_multiple_of(sector);
         [
@@ -168,7 +195,7 @@ impl Copy {
         let entry_size = usize::try_from(self.header.size_of_partition_entry).unwrap_or(usize::MAX);
         let mut partitions = Vec::new();
         for (number, bytes) in (1..).zip(self.entries.chunks_exact(entry_size)) {
-            let Some(entry) = Entry::from_bytes(bytes).filter(|e| !e.partition_type_guid.is_nil()) else { continue };
+            let Some(entry) = Entry::from_bytes(bytes).filter(|_| is_used(bytes)) else { continue };
             let usable = self.header.first_usable_lba..=self.header.last_usable_lba;
             if !usable.contains(&entry.starting_lba) || !usable.contains(&entry.ending_lba) {
                 warnings.push(format!("partition {number} lies outside of the sectors that the GPT says are usable"));
@@ -200,7 +227,7 @@ impl Entry {
     fn from_bytes(bytes: &[u8]) -> Option<Self> {
         Some(Self {
             partition_type_guid: guid(bytes, 0)?,
-            unique_partition_guid: guid(bytes, 16)?,
+            unique_partition_guid: guid(bytes, UNIQUE_PARTITION_GUID_AT)?,
             starting_lba: field::le64(bytes, 32)?,
             ending_lba: field::le64(bytes, 40)?,
             attributes: field::le64(bytes, 48)?,
@@ -234,6 +261,11 @@ impl Entry {
     }
 }
 
+/// Does this element of the array describe a partition?
+pub(super) fn is_used(entry: &[u8]) -> bool {
+    guid(entry, 0).is_some_and(|partition_type| !partition_type.is_nil())
+}
+
 /// A GUID as `blkid` prints it; none when it is all zeroes.
 pub(super) fn id_of(guid: Uuid) -> Option<String> {
     (!guid.is_nil()).then(|| guid.hyphenated().to_string())
@@ -255,7 +287,9 @@ pub(super) struct Copies {
     pub(super) primary: Result<Copy, Damage>,
     pub(super) backup: Result<Copy, Damage>,
     /// The disk's last sector, where the backup header belongs.
-    last_lba: u64,
+    pub(super) last_lba: u64,
+    /// A sector in the backup's place that was a header once.
+    pub(super) remains_of_backup: Option<Extent>,
 }
 
 /// Reads both copies.
@@ -274,6 +308,7 @@ pub(super) fn read_copies(disk: &dyn ReadAt, sector_size: u32) -> Copies {
         places.insert(usize::from(primary.is_err()), claimed);
     }
     let mut backup = Err(Damage::Absent);
+    let mut remains_of_backup = None;
     for lba in places.into_iter().filter(|lba| (PRIMARY_LBA + 1..=last_lba).contains(lba)) {
         let copy = Copy::read(disk, sector_size, lba);
         if copy.is_ok() || matches!(backup, Err(Damage::Absent)) {
@@ -282,8 +317,11 @@ pub(super) fn read_copies(disk: &dyn ReadAt, sector_size: u32) -> Copies {
         if backup.is_ok() {
             break;
         }
+        if read_sector(disk, sector_size, lba).is_ok_and(|sector| sector.starts_with(SIGNATURE)) {
+            remains_of_backup = Some(Extent::new(lba.saturating_mul(sector_size.into()), sector_size.into()));
+        }
     }
-    Copies { primary, backup, last_lba }
+    Copies { primary, backup, last_lba, remains_of_backup }
 }
 
 impl Copies {
@@ -292,9 +330,21 @@ impl Copies {
         self.primary.as_ref().or(self.backup.as_ref()).ok()
     }
 
-    /// Both are good and say the same.
+    /// The backup, if it is good and says the same.
+    pub(super) fn backup_like(&self, good: &Copy) -> Option<&Copy> {
+        self.backup.as_ref().ok().filter(|backup| backup.says_the_same_as(good))
+    }
+
+    /// Both are good, know of each other and say the same.
     pub(super) fn agree(&self) -> bool {
-        matches!((&self.primary, &self.backup), (Ok(a), Ok(b)) if a.says_the_same_as(b))
+        match (&self.primary, &self.backup) {
+            (Ok(primary), Ok(backup)) => {
+                primary.says_the_same_as(backup)
+                    && primary.header.alternate_lba == backup.header.my_lba
+                    && backup.header.alternate_lba == primary.header.my_lba
+            }
+            _ => false,
+        }
     }
 
     /// Says what is wrong with them.

@@ -6,7 +6,7 @@
 
 use std::collections::HashSet;
 
-use super::{Partition, PartitionTable, Role, types};
+use super::{Partition, PartitionTable, Role, put, types};
 use crate::extent::{Extent, ExtentSet};
 use crate::read_at::{ReadAt, field};
 
@@ -112,6 +112,17 @@ impl BootRecord {
             used.push(extent);
         }
         !used.is_empty()
+    }
+}
+
+/// Makes protective entries this large, but for those that claim as much as there can be, or that do not
+/// begin where they should.
+pub(super) fn set_protective_size(sector: &mut [u8], sectors: u32) {
+    let Some(record) = BootRecord::from_bytes(sector) else { return };
+    for (i, entry) in record.entries.iter().enumerate() {
+        if entry.type_id == TYPE_PROTECTIVE && entry.start == 1 && entry.sectors != u32::MAX {
+            put(sector, ENTRIES_AT + i * ENTRY_SIZE + 12, &sectors.to_le_bytes());
+        }
     }
 }
 

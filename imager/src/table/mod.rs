@@ -1,7 +1,7 @@
 //! Partition tables: GPT, MBR with its logical partitions, hybrid MBR.
 //!
 //! [`read`] says what a disk's table says, with everything odd about it as a warning; it clamps and
-//! mends nothing. Where systems disagree about a disk, the answer is the Linux kernel's, since that is
+//! mends nothing. [`adapt()`] says what must change for the table to be right on another disk. Where systems disagree about a disk, the answer is the Linux kernel's, since that is
 //! who restored machines mostly boot. A disk whose table cannot be trusted has [`TableKind::None`] and
 //! is to be read whole. Must not know: devices, file systems inside partitions, repositories.
 //!
@@ -10,6 +10,7 @@
 
 #![forbid(unsafe_code)]
 
+mod adapt;
 mod gpt;
 mod mbr;
 mod types;
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::extent::{Extent, ExtentSet};
 use crate::read_at::ReadAt;
+pub use adapt::{Ids, Patch, TableError, adapt};
 
 /// Which kind of table a disk has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -128,7 +130,7 @@ impl PartitionTable {
 /// `InvalidInput` for a sector size that is not a power of two from 512 to 65,536.
 pub fn read(disk: &dyn ReadAt, sector_size: Option<u32>) -> io::Result<PartitionTable> {
     let sector_size = match sector_size {
-        Some(size) if size.is_power_of_two() && (512..=65_536).contains(&size) => size,
+        Some(size) if is_sector_size(size) => size,
         Some(size) => {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{size} is no sector size")));
         }
@@ -153,6 +155,10 @@ pub fn read(disk: &dyn ReadAt, sector_size: Option<u32>) -> io::Result<Partition
         warn_of_partitions_past_the_end(disk.size(), &mut table);
     }
     Ok(table)
+}
+
+fn is_sector_size(size: u32) -> bool {
+    size.is_power_of_two() && (512..=65_536).contains(&size)
 }
 
 fn read_gpt(disk: &dyn ReadAt, record: &mbr::BootRecord, table: &mut PartitionTable) {
@@ -242,5 +248,12 @@ fn warn_of_partitions_past_the_end(size: u64, table: &mut PartitionTable) {
             partition.number,
             partition.extent().end()
         ));
+    }
+}
+
+/// Overwrites a field; a buffer that is too short for it stays as it is.
+fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
+    if let Some(field) = at.checked_add(value.len()).and_then(|end| bytes.get_mut(at..end)) {
+        field.copy_from_slice(value);
     }
 }

@@ -4,3 +4,5 @@
 mod identity;
 mod support;
 mod table;
+mod table_adapt;
+mod table_mutation;
