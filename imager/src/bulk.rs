@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use bytes::BytesMut;
 use crossbeam_channel::{Receiver, bounded};
 
-use crate::capture::{KnownChunks, short};
+use crate::capture::short;
 use crate::error::{Error, Result};
 use crate::memory::Budget;
 use crate::progress::{Progress, lock};
@@ -347,9 +347,4 @@ pub fn for_each_run(
         }
     }
     Ok(())
-}
-
-/// All chunks of the packs that were visited.
-pub(crate) fn remember_chunks(known: &mut KnownChunks, pack: &IndexedPack) {
-    known.extend(pack.directory.frames.iter().flat_map(|frame| &frame.chunks).map(|chunk| short(chunk.id)));
 }

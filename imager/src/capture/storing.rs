@@ -189,15 +189,14 @@ fn name(repository: &Repository, cut: Cut) -> Named {
 
 /// A frame in the making.
 struct OpenFrame {
-    content: Content,
     target: usize,
     data: Vec<u8>,
     chunks: Vec<ChunkEntry>,
 }
 
 impl OpenFrame {
-    fn new(content: Content, target: usize) -> Self {
-        Self { content, target, data: Vec::new(), chunks: Vec::new() }
+    fn new(target: usize) -> Self {
+        Self { target, data: Vec::new(), chunks: Vec::new() }
     }
 }
 
@@ -229,8 +228,8 @@ impl<'a> Storer<'a> {
             known,
             frames,
             spare: bounded(2 * threads + 4),
-            data: OpenFrame::new(Content::Data, DATA_FRAME_BYTES),
-            map: OpenFrame::new(Content::Map, MAP_FRAME_BYTES),
+            data: OpenFrame::new(DATA_FRAME_BYTES),
+            map: OpenFrame::new(MAP_FRAME_BYTES),
             level: LevelControl::new(level),
             threads,
             chunks: 0,

@@ -29,7 +29,6 @@ use crate::extent::{Extent, ExtentSet};
 use crate::memory::Budget;
 use crate::progress::{Phase, Progress, lock};
 use crate::repo::Repository;
-use crate::repo::manifest::Manifest;
 use crate::table::Ids;
 
 /// A disk of an image and where it goes.

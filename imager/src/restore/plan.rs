@@ -15,7 +15,7 @@ use crate::progress::Progress;
 use crate::repo::Repository;
 use crate::repo::block_map::Run;
 use crate::repo::manifest::{DiskImage, Manifest};
-use crate::table::{self, Ids, Patch};
+use crate::table::{self, Patch};
 
 /// Bytes at the beginning of whatever becomes bootable, which are written last.
 pub(super) const HELD_BYTES: u64 = 1 << 20;
