@@ -1,4 +1,8 @@
 //! Tests against real disks, file systems and tools. One binary; one module per subject.
 #![expect(clippy::unwrap_used, clippy::panic, missing_docs, reason = "tests fail by panicking")]
 
+mod identity;
 mod support;
+mod table;
+mod table_adapt;
+mod table_mutation;
