@@ -9,6 +9,7 @@
 
 #![forbid(unsafe_code)]
 
+mod fat;
 mod xfs;
 
 use std::io;
@@ -22,6 +23,7 @@ use crate::read_at::ReadAt;
 // One line per file system, in the order of probing.
 static READERS: &[&dyn Reader] = &[
     &xfs::Xfs,
+    &fat::Fat,
 ];
 
 /// Knows one family of file systems.

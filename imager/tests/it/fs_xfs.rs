@@ -11,7 +11,7 @@ use imager::fs::{FileSystem, Note, inspect};
 use nix::fcntl::{FallocateFlags, fallocate};
 
 use crate::support::{Mount, output, run, sh, sparse_file};
-use crate::volume::{FileVolume, Random, copy_used, tree};
+use crate::volume::{FileVolume, Random, Scratch, copy_used, tree};
 
 const MIB: u64 = 1 << 20;
 
@@ -110,18 +110,6 @@ fn assert_healthy(image: &Path) {
     sh(&format!("xfs_repair -n {} 2>&1", image.display()));
 }
 
-struct Scratch(tempfile::TempDir);
-
-impl Scratch {
-    fn new() -> Self {
-        Self(tempfile::tempdir().unwrap())
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-}
-
 #[test]
 fn the_map_is_that_of_xfs_db_and_the_used_bytes_are_the_file_system() {
     let variants: &[(&str, u64)] = &[
@@ -153,5 +141,83 @@ fn the_map_is_that_of_xfs_db_and_the_used_bytes_are_the_file_system() {
         assert_healthy(&copy);
         let mount = Mount::new(&copy, &scratch.path("mnt"), "loop");
         assert_eq!(tree(&mount.0), files, "{options}");
+    }
+}
+
+/// Changes a tree at random: creates, overwrites, appends, truncates, punches, renames, clones, deletes.
+fn churn(root: &Path, seed: u64, operations: u64) {
+    let mut random = Random::new(seed);
+    for operation in 0..operations {
+        let directory = root.join(format!("churn {}", random.below(6)));
+        let path = directory.join(random.below(120).to_string());
+        let other = root.join(format!("churn {}/{}", random.below(6), random.below(120)));
+        // A refusal (no such file, no space, is a directory) is part of the churn.
+        let _ = match random.below(12) {
+            0..=4 => fs::create_dir_all(&directory).and_then(|()| {
+                let len = usize::try_from(random.below(60_000)).unwrap();
+                fs::write(&path, random.bytes(len))
+            }),
+            5 => File::options().append(true).open(&path).and_then(|file| {
+                file.write_all_at(&random.bytes(9000), 0)?;
+                if random.below(4) == 0 { file.sync_all() } else { Ok(()) }
+            }),
+            6 => File::options().write(true).open(&path).and_then(|file| file.set_len(random.below(50_000))),
+            7 => File::options().write(true).open(&path).and_then(|file| {
+                let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+                let start = i64::try_from(random.below(40_000)).unwrap();
+                fallocate(&file, flags, start, 8192).map_err(Into::into)
+            }),
+            8 => fs::rename(&path, &other),
+            9 => fs::copy(&path, &other).map(|_| ()),
+            10 => fs::remove_dir_all(root.join(format!("churn {}", random.below(40)))),
+            _ => fs::remove_file(&path),
+        };
+        if operation % 700 == 699 && random.below(2) == 0 {
+            nix::unistd::sync();
+        }
+    }
+}
+
+#[test]
+fn explore_dirty() {
+    let variants: &[(&str, &str)] = &[
+        ("", ""),
+        ("-b size=1024 -m rmapbt=1", ",logbsize=256k"),
+        ("-l size=13m,su=32k -m rmapbt=1", ",logbsize=256k,sync"),
+        ("-l size=13m -d agcount=9", ",wsync"),
+        ("-b size=65536", ",logbsize=64k"),
+        ("-s size=4096 -l size=13m", ",logbsize=32k,sync"),
+    ];
+    for (number, (options, mount_options)) in variants.iter().enumerate() {
+        for round in 0..5u64 { if number < 2 { continue; }
+            let scratch = Scratch::new();
+            let image = scratch.path("image");
+            mkfs(&image, 300 * MIB, options);
+            let mount = Mount::new(&image, &scratch.path("mnt"), &format!("loop{mount_options}"));
+            let seed = u64::try_from(number).unwrap() * 100 + round;
+            churn(&mount.0, seed, [300, 1000, 3000, 6000, 10000][usize::try_from(round).unwrap()]);
+            let shutdown = if round % 2 == 0 { "shutdown" } else { "shutdown -f" };
+            run("xfs_io", ["-x", "-c", shutdown, mount.0.to_str().unwrap()]);
+            drop(mount);
+            let t = std::time::Instant::now();
+            let found = map_of(&image);
+            eprintln!("{options} {round} {:?} {} of {} in {:?}", found.notes, found.used.total(), found.size, t.elapsed());
+            let full = scratch.path("full");
+            run("cp", ["--sparse=always", image.to_str().unwrap(), full.to_str().unwrap()]);
+            let mount = Mount::new(&full, &scratch.path("mnt"), "loop");
+            let files = tree(&mount.0);
+            drop(mount);
+            let (free, lists) = free_by_xfs_db(&full);
+            let free_after = free.union(&lists);
+            let used_after = free.complement(Extent::new(0, found.size));
+            eprintln!("   missing {} {:?}; more {}; files {} ", used_after.minus(&found.used).total(), used_after.minus(&found.used).as_slice().len(), found.used.minus(&used_after).total(), files.len());
+            let _ = free_after;
+            let copy = scratch.path("copy");
+            copy_used(&image, &copy, &found.used);
+            let mount = Mount::new(&copy, &scratch.path("mnt"), "loop");
+            assert_eq!(tree(&mount.0), files, "{options}");
+            drop(mount);
+            assert_healthy(&copy);
+        }
     }
 }

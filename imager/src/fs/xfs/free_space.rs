@@ -151,7 +151,7 @@ impl Metadata<'_> {
             for (child, bytes) in children.iter().zip(self.read_blocks(ag, tree, children)?) {
                 let position = self.superblock.position(ag, child.block);
                 let node = Node::from_bytes(&bytes, self.superblock)
-                    .filter(|node| u32::from(node.level) == level && (node.records > 0 || level == 0))
+                    .filter(|node| u32::from(node.level) == level && (node.records > 0 || tree.levels == 1))
                     .ok_or_else(|| FsError::corrupt(position, format!("no free space tree block of level {level}")))?;
                 let disorder = || FsError::corrupt(position, "a free space tree is out of order");
                 if level > 0 {
