@@ -143,9 +143,10 @@ impl BootSector {
         if width.table_len(clusters) > table_size {
             return Err(FsError::corrupt(0x16, "the tables are too short for the clusters"));
         }
-        let text = bytes.get(0x36..0x3e).ok_or_else(cut_off)?;
-        if matches!((width, text), (Width::Bits12, b"FAT16   ") | (Width::Bits16, b"FAT12   ")) {
-            return Err(FsError::unsupported(format!("the boot sector calls {clusters} clusters the wrong FAT")));
+        let text = bytes.get(0x36..0x3b).ok_or_else(cut_off)?;
+        if matches!((width, text), (Width::Bits12, b"FAT16") | (Width::Bits16, b"FAT12")) {
+            let text = String::from_utf8_lossy(text);
+            return Err(FsError::unsupported(format!("the boot sector says {text}, its {clusters} clusters do not")));
         }
 
         // The end of the boot sector's fields: extended signature, serial number, label.
