@@ -1,10 +1,10 @@
 //! The log: whether it is clean, and the records of a log that is not.
 //!
 //! The log is a ring of 512-byte blocks. Each block carries the number of the cycle in which it was
-//! written, so that the head lies where the cycle number falls by one. Only such plain rings are read; what
-//! a power cut may leave otherwise (a hole, a half-written record) is refused, because there the kernel
-//! chooses what to drop, and an allocation map must not depend on choosing alike. Must not know: what the
-//! records say. Source: `xfs_log_format.h`, and what `xfs_log_recover.c` of the Linux kernel accepts.
+//! written, so that the head lies where the cycle number falls by one. Only such plain rings are read, with
+//! at most the last record half written; what else a power cut may leave (a hole, records beyond it) is
+//! refused, because there the kernel chooses what to drop, and an allocation map must not depend on
+//! choosing alike. Must not know: what the records say. Source: `xfs_log_format.h`, and what `xfs_log_recover.c` of the Linux kernel accepts.
 
 use super::checksum;
 use super::superblock::{LogPlace, Superblock};
@@ -65,8 +65,14 @@ impl<'a> Log<'a> {
 
     /// Finds the head of the log and the last record, and what that one says.
     pub(super) fn state(&self) -> Result<State, FsError> {
-        let head = self.find_head()?;
-        let last = self.last_header_before(head)?;
+        let mut head = self.find_head()?;
+        let mut last = self.last_header_before(head)?;
+        if last.blocks() != self.distance(last.block, head) {
+            // A record that was being written when the power failed, or the first one of a log that xfsprogs has
+            // made anew, with zeros behind it: for the kernel, too, the log ends before it.
+            head = last.block;
+            last = self.last_header_before(head)?;
+        }
         if self.after(last.block, last.blocks()) != head {
             return Err(self.odd(last.block, "the last record is incomplete"));
         }
@@ -138,26 +144,27 @@ impl<'a> Log<'a> {
                 }
             }
         }
-        self.expect_cycle(head.saturating_sub(IN_FLIGHT_MAX), head, first)?;
-        self.expect_cycle(head, (head + IN_FLIGHT_MAX).min(self.blocks), last)?;
-        let wrapped = IN_FLIGHT_MAX.saturating_sub(head);
-        self.expect_cycle(self.blocks.saturating_sub(wrapped).max(head), self.blocks, last)?;
-        if head == self.blocks {
-            // The end is the beginning: what is about to be overwritten must be of the same cycle, too.
-            self.expect_cycle(0, IN_FLIGHT_MAX.min(self.blocks), first)?;
+        let mut before = self.cycles(head.saturating_sub(IN_FLIGHT_MAX), head)?;
+        while before.last() == Some(&0) {
+            before.pop();
+        }
+        let after = self.cycles(head, (head + IN_FLIGHT_MAX).min(self.blocks))?;
+        let wrapped = self.blocks.saturating_sub(IN_FLIGHT_MAX.saturating_sub(head)).max(head);
+        let wrapped = self.cycles(wrapped, self.blocks)?;
+        // When the head is the end, it is also the beginning: what comes next must be of the same cycle, too.
+        let start = if head == self.blocks { self.cycles(0, IN_FLIGHT_MAX.min(self.blocks))? } else { Vec::new() };
+        let is_plain = before.iter().chain(&start).all(|&cycle| cycle == first)
+            && after.iter().chain(&wrapped).all(|&cycle| cycle == last);
+        if !is_plain {
+            return Err(self.odd(head, "a hole near the head, as a power cut leaves it"));
         }
         Ok(head % self.blocks)
     }
 
-    /// Checks that the blocks from `start` up to `end` were all written in `cycle`.
-    fn expect_cycle(&self, start: u64, end: u64, cycle: u32) -> Result<(), FsError> {
+    /// The cycle numbers of the blocks from `start` up to `end`.
+    fn cycles(&self, start: u64, end: u64) -> Result<Vec<u32>, FsError> {
         let bytes = self.read(start, end.saturating_sub(start))?;
-        for (block, at) in bytes.chunks_exact(512).zip(start..) {
-            if cycle_of(block) != Some(cycle) {
-                return Err(self.odd(at, "a hole near the head, as a power cut leaves it"));
-            }
-        }
-        Ok(())
+        Ok(bytes.chunks_exact(512).filter_map(cycle_of).collect())
     }
 
     fn cycle(&self, at: u64) -> Result<u32, FsError> {
