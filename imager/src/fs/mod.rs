@@ -9,6 +9,9 @@
 
 #![forbid(unsafe_code)]
 
+mod ext;
+mod swap;
+
 use std::io;
 
 use serde::{Deserialize, Serialize};
@@ -18,7 +21,11 @@ use crate::read_at::ReadAt;
 
 /// Every file system that has an allocation map here. The order is the order of probing.
 // One line per file system, in the order of probing.
-static READERS: &[&dyn Reader] = &[];
+static READERS: &[&dyn Reader] = &[
+    &ext::Ext,
+    // Last: a swap signature may be a leftover.
+    &swap::Swap,
+];
 
 /// Knows one family of file systems.
 pub trait Reader: Sync {
