@@ -115,7 +115,7 @@ fn fill(root: &Path, bytes: u64) {
 }
 
 /// The bytes that dumpe2fs does not call free.
-fn used_by_dumpe2fs(image: &Path, found: &FileSystem) -> ExtentSet {
+pub(crate) fn used_by_dumpe2fs(image: &Path, found: &FileSystem) -> ExtentSet {
     let block_size = u64::from(found.block_size);
     let dump = run("dumpe2fs", [image]);
     // With bigalloc, it names the first block of each free cluster.
