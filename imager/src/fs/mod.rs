@@ -11,6 +11,8 @@
 
 mod fat;
 mod xfs;
+mod ext;
+mod swap;
 
 use std::io;
 
@@ -24,6 +26,9 @@ use crate::read_at::ReadAt;
 static READERS: &[&dyn Reader] = &[
     &xfs::Xfs,
     &fat::Fat,
+    &ext::Ext,
+    // Last: a swap signature may be a leftover.
+    &swap::Swap,
 ];
 
 /// Knows one family of file systems.
