@@ -9,6 +9,8 @@
 
 #![forbid(unsafe_code)]
 
+mod ntfs;
+
 use std::io;
 
 use serde::{Deserialize, Serialize};
@@ -18,7 +20,7 @@ use crate::read_at::ReadAt;
 
 /// Every file system that has an allocation map here. The order is the order of probing.
 // One line per file system, in the order of probing.
-static READERS: &[&dyn Reader] = &[];
+static READERS: &[&dyn Reader] = &[&ntfs::Ntfs];
 
 /// Knows one family of file systems.
 pub trait Reader: Sync {
