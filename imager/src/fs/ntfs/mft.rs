@@ -126,8 +126,7 @@ impl<'a> Mft<'a> {
     /// The value of an attribute of the file that begins with `base`; `None` when it has no such one.
     pub(super) fn content(&self, base: &Record, kind: Kind, name: &[u8]) -> Result<Option<Content>, FsError> {
         let mut content = None;
-        for part in self.parts(base, kind, name)? {
-            let next = self.part(base, &part, kind, name)?;
+        for next in self.contents(base, kind, name)? {
             match (&mut content, next) {
                 (None, first) => content = Some(first),
                 (Some(Content::Stream(stream)), Content::Stream(next)) => stream.append(next, base.position)?,
@@ -135,6 +134,12 @@ impl<'a> Mft<'a> {
             }
         }
         Ok(content)
+    }
+
+    /// The values of all attributes of one kind and name, or the parts of the one value: a file has several
+    /// names, but not several unnamed contents.
+    pub(super) fn contents(&self, base: &Record, kind: Kind, name: &[u8]) -> Result<Vec<Content>, FsError> {
+        self.parts(base, kind, name)?.iter().map(|part| self.part(base, part, kind, name)).collect()
     }
 
     /// Where the parts of an attribute are: in `base`, or where its attribute list says.

@@ -5,8 +5,8 @@
 //! is not worth reading for three of them. Must not know: what the files are for.
 
 use crate::fs::FsError;
-use crate::fs::ntfs::mft::Mft;
-use crate::fs::ntfs::record::{Attribute, Kind, Record, Reference, undo_fixups};
+use crate::fs::ntfs::mft::{Content, Mft, UNNAMED};
+use crate::fs::ntfs::record::{Kind, Record, Reference, undo_fixups};
 use crate::fs::ntfs::volume::utf16;
 use crate::read_at::field;
 
@@ -65,7 +65,8 @@ pub(super) fn find(mft: &Mft<'_>, names: &[&str]) -> Result<Vec<(usize, Record)>
             Err(_) => continue,
         };
         let is_new = found.iter().all(|(_, known)| known.number != record.number);
-        if is_new && record.is_meant_by(reference) && record.is_base() && has_name_in_root(&record, which, names)? {
+        if is_new && record.is_meant_by(reference) && record.is_base() && has_name_in_root(mft, &record, which, names)?
+        {
             found.push((which, record));
         }
     }
@@ -99,12 +100,13 @@ fn name_among(file_name: &[u8], names: &[&str]) -> Option<usize> {
     names.iter().position(|wanted| name.eq_ignore_ascii_case(wanted))
 }
 
-fn has_name_in_root(record: &Record, which: usize, names: &[&str]) -> Result<bool, FsError> {
-    let is_it = |value: &[u8]| {
-        let parent = field::le64(value, 0).map(Reference::from_raw);
-        parent.is_some_and(|parent| parent.number == ROOT_FILE) && name_among(value, names) == Some(which)
+fn has_name_in_root(mft: &Mft<'_>, record: &Record, which: usize, names: &[&str]) -> Result<bool, FsError> {
+    let is_it = |content: &Content| match content {
+        Content::Resident(value) => {
+            let parent = field::le64(value, 0).map(Reference::from_raw);
+            parent.is_some_and(|parent| parent.number == ROOT_FILE) && name_among(value, names) == Some(which)
+        }
+        Content::Stream(_) => false,
     };
-    let attributes = record.attributes()?;
-    let mut values = attributes.iter().filter(|a| a.kind == Kind::FILE_NAME).filter_map(Attribute::resident);
-    Ok(values.any(is_it))
+    Ok(mft.contents(record, Kind::FILE_NAME, UNNAMED)?.iter().any(is_it))
 }
