@@ -67,13 +67,15 @@ fn read(volume: &dyn ReadAt) -> Result<FileSystem, FsError> {
         State::Good => {}
         State::Dirty => found.notes.push(Note::Dirty { detail: "$Volume asks for a check".to_owned() }),
         State::HalfMended => {
-            found.notes.push(Note::Dirty { detail: "a check by Windows was interrupted".to_owned() });
-            doubt = Some("a check by Windows was interrupted".to_owned());
+            let detail = "a check by Windows was interrupted".to_owned();
+            doubt = Some(detail.clone());
+            found.notes.push(Note::Dirty { detail });
         }
     }
     if let Journal::Unclean(detail) = &journal {
         found.notes.push(Note::Dirty { detail: detail.clone() });
-        doubt = Some(format!("{detail}, so that $Bitmap may lack what is in use"));
+        let cure = "after `shutdown /s /t 0` in Windows only what is in use is read";
+        doubt = Some(format!("{detail}, so that $Bitmap may lack what is in use; {cure}"));
     }
     // On a volume in doubt its directory may be, too; then it is read whole in any case.
     let spare =
@@ -98,14 +100,13 @@ fn read(volume: &dyn ReadAt) -> Result<FileSystem, FsError> {
             found.used = found.used.union(&unmarked);
         }
     }
-    // The boot sector lies before all clusters, as it were; the end is no whole cluster.
-    found.used = found.used.union(&outside_clusters(&mft));
+    found.used = found.used.union(&always_used(&mft));
     Ok(found)
 }
 
 /// The bytes of files that are not in `used`. Reads the whole master file table.
 fn unmarked(mft: &Mft<'_>, used: &ExtentSet) -> Result<ExtentSet, FsError> {
-    const EXTENTS_AT_ONCE: usize = 1 << 16;
+    const EXTENTS_AT_ONCE: usize = 1 << 20;
     let mut unmarked = ExtentSet::new();
     let mut unsorted: Vec<Extent> = Vec::new();
     mft.each_record_in_use(|record| {
@@ -130,8 +131,8 @@ fn unmarked(mft: &Mft<'_>, used: &ExtentSet) -> Result<ExtentSet, FsError> {
     Ok(unmarked.union(&unsorted.into_iter().collect()).minus(used))
 }
 
-/// What no bit of `$Bitmap` stands for, or what must be in use in any case.
-fn outside_clusters(mft: &Mft<'_>) -> ExtentSet {
+/// What boots the volume, and its end, which is no whole cluster and has no bit.
+fn always_used(mft: &Mft<'_>) -> ExtentSet {
     let boot_file = Extent::new(0, (8 << 10).min(mft.boot.size));
     let end = Extent::between(mft.boot.position(mft.boot.clusters), mft.boot.size);
     [boot_file, end].into_iter().collect()
