@@ -13,6 +13,7 @@ mod fat;
 mod xfs;
 mod ext;
 mod swap;
+mod ntfs;
 
 use std::io;
 
@@ -30,6 +31,7 @@ static READERS: &[&dyn Reader] = &[
     // Last: a swap signature may be a leftover.
     &swap::Swap,
 ];
+static READERS: &[&dyn Reader] = &[&ntfs::Ntfs];
 
 /// Knows one family of file systems.
 pub trait Reader: Sync {

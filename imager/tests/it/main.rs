@@ -6,6 +6,7 @@ mod fs_ext_damage;
 mod fs_ext_journal;
 mod fs_ext_log;
 mod fs_fat;
+mod fs_ntfs;
 mod fs_swap;
 mod fs_xfs;
 mod identity;
