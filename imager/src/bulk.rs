@@ -341,7 +341,13 @@ pub fn for_each_run(
         for (region, place) in image.regions.iter().enumerate().filter(|(region, _)| wanted(disk, *region)) {
             if let Some(root) = place.root {
                 reader.walk(root, place.len, |record| {
-                    visit(PlacedRun { disk, region, start: place.start + record.start, len: record.len, run: record.run })
+                    visit(PlacedRun {
+                        disk,
+                        region,
+                        start: place.start + record.start,
+                        len: record.len,
+                        run: record.run,
+                    })
                 })?;
             }
         }

@@ -105,7 +105,8 @@ fn prune_as(
     let survey = survey(repository, &doomed, &others, options, progress)?;
     pruned.before = survey.inventory.stored.values().map(|pack| pack.size).sum();
     pruned.unfinished = survey.unfinished;
-    let gain: u64 = survey.drop.iter().chain(survey.rewrite.iter().map(|pack| &pack.id)).map(|id| survey.size(*id)).sum();
+    let gain: u64 =
+        survey.drop.iter().chain(survey.rewrite.iter().map(|pack| &pack.id)).map(|id| survey.size(*id)).sum();
     if options.dry_run == DryRun::Yes {
         pruned.freed += gain;
         pruned.rewritten = survey.rewrite_bytes;
@@ -181,7 +182,11 @@ fn finish_earlier(
     for (name, list) in repository.doomed()? {
         // A list without a word on whom it waits for may be of a prune that was killed before it looked:
         // whoever runs now may have begun before it.
-        let waits = if list.waits_for.is_empty() { !live.is_empty() } else { list.waits_for.iter().any(|id| live.contains(id)) };
+        let waits = if list.waits_for.is_empty() {
+            !live.is_empty()
+        } else {
+            list.waits_for.iter().any(|id| live.contains(id))
+        };
         if waits || options.dry_run == DryRun::Yes {
             pruned.waits_for.extend(others.iter().filter(|other| other.is_live).map(|other| other.host.clone()));
             continue;

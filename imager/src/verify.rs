@@ -8,7 +8,9 @@ use std::sync::{Arc, Mutex};
 
 use serde::Serialize;
 
-use crate::bulk::{FrameSink, FrameTask, ReadPlan, TaskChunk, Want, checked_chunk, for_each_run, map_reader, read_frames};
+use crate::bulk::{
+    FrameSink, FrameTask, ReadPlan, TaskChunk, Want, checked_chunk, for_each_run, map_reader, read_frames,
+};
 use crate::capture::{Verify, short};
 use crate::error::{Error, Result};
 use crate::extent::{Extent, ExtentSet};
@@ -108,7 +110,12 @@ pub fn verify_image(
 ///
 /// # Errors
 /// What the store says, [`Error::Interrupted`]. Damage is in the report.
-pub fn verify_repository(repository: &Arc<Repository>, depth: Verify, memory: Budget, progress: &Progress) -> Result<Report> {
+pub fn verify_repository(
+    repository: &Arc<Repository>,
+    depth: Verify,
+    memory: Budget,
+    progress: &Progress,
+) -> Result<Report> {
     progress.begin(Phase::Planning, 0);
     let mut report = Report::default();
     for error in repository.check_plain_objects()? {
@@ -191,7 +198,12 @@ fn verify_packs(
     if depth == Verify::Data {
         let total = tasks.iter().map(|task| u64::from(task.entry.raw_len)).sum();
         progress.begin(Phase::Verifying, total);
-        let sink = Checker { repository, progress, name_of: &|chunk| names.get(chunk.wants.start).copied(), found: Mutex::default() };
+        let sink = Checker {
+            repository,
+            progress,
+            name_of: &|chunk| names.get(chunk.wants.start).copied(),
+            found: Mutex::default(),
+        };
         read_frames(repository, &tasks, memory, progress, &sink)?;
         sink.into_report(report, &mut bad);
     }
@@ -320,7 +332,12 @@ fn disk_starts(manifest: &Manifest) -> Vec<u64> {
 }
 
 /// Every chunk that a manifest names. A block map that cannot be read goes to the report, with what it hurts.
-fn wants_of(repository: &Repository, manifest: &Manifest, excluded: &HashSet<PackId>, report: &mut Report) -> Result<Vec<Want>> {
+fn wants_of(
+    repository: &Repository,
+    manifest: &Manifest,
+    excluded: &HashSet<PackId>,
+    report: &mut Report,
+) -> Result<Vec<Want>> {
     let starts = disk_starts(manifest);
     let (mut reader, _) = map_reader(repository, excluded, &mut |_| Ok(()))?;
     let mut wants = Vec::new();

@@ -19,7 +19,9 @@ use crate::repo::Repository;
 use crate::repo::block_map::{Builder, Root, Run};
 use crate::repo::frame;
 use crate::repo::index::IndexedPack;
-use crate::repo::pack::{ChunkEntry, ChunkId, CodedFrame, Content, Pack, PackBuilder, RawFrame, SessionId, object_name};
+use crate::repo::pack::{
+    ChunkEntry, ChunkId, CodedFrame, Content, Pack, PackBuilder, RawFrame, SessionId, object_name,
+};
 
 /// A frame of data is closed at this size.
 const DATA_FRAME_BYTES: usize = 1 << 20;
@@ -294,7 +296,12 @@ impl<'a> Storer<'a> {
         Ok(id)
     }
 
-    fn append<'b>(&mut self, content: Content, id: ChunkId, parts: impl Iterator<Item = &'b [u8]> + Clone) -> Result<()> {
+    fn append<'b>(
+        &mut self,
+        content: Content,
+        id: ChunkId,
+        parts: impl Iterator<Item = &'b [u8]> + Clone,
+    ) -> Result<()> {
         let len: usize = parts.clone().map(<[u8]>::len).sum();
         let frame = self.open_frame(content);
         if !frame.data.is_empty() && frame.data.len() + len > frame.target || frame.chunks.len() >= FRAME_CHUNKS_MAX {
@@ -326,7 +333,8 @@ impl<'a> Storer<'a> {
         if frame.data.is_empty() {
             return Ok(());
         }
-        let raw = RawFrame { content, data: std::mem::take(&mut frame.data), chunks: std::mem::take(&mut frame.chunks) };
+        let raw =
+            RawFrame { content, data: std::mem::take(&mut frame.data), chunks: std::mem::take(&mut frame.chunks) };
         let (reply, pending) = bounded(1);
         let (shared, spare) = (Arc::clone(self.shared), self.spare.0.clone());
         self.shared.compressing.fetch_add(1, Ordering::Relaxed);

@@ -187,7 +187,8 @@ impl Source for SourceDisk {
             Err(error) => return Some(error.to_string()),
         };
         if !self.is_device {
-            return (now.len() < self.size()).then(|| format!("the file has {} bytes now, not {}", now.len(), self.size()));
+            return (now.len() < self.size())
+                .then(|| format!("the file has {} bytes now, not {}", now.len(), self.size()));
         }
         if now.rdev() != self.device {
             return Some("another device has its name now".to_owned());

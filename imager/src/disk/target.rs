@@ -67,7 +67,10 @@ impl TargetDisk {
         let flags = OFlags::EXCL.bits().cast_signed();
         let file = File::options().read(true).write(true).custom_flags(flags).open(path).map_err(|error| {
             if error.raw_os_error() == Some(nix::libc::EBUSY) {
-                Error::refused(path, "it is in use: mounted, or part of a RAID, an LVM group or an open encrypted volume")
+                Error::refused(
+                    path,
+                    "it is in use: mounted, or part of a RAID, an LVM group or an open encrypted volume",
+                )
             } else {
                 Error::io("open", path)(error)
             }

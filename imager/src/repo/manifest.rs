@@ -219,7 +219,9 @@ impl Repository {
         let mut fitting = images.into_iter().filter(|(id, _)| fits(id));
         match (fitting.next(), fitting.next()) {
             (Some(found), None) => Ok(found),
-            (Some(_), Some(_)) => Err(no_image(format!("{words:?} is the beginning of several images' ids; give more of it"))),
+            (Some(_), Some(_)) => {
+                Err(no_image(format!("{words:?} is the beginning of several images' ids; give more of it")))
+            }
             (None, _) => Err(no_image(format!("no image has the name or id {words:?}; `imager images` lists them"))),
         }
     }
@@ -242,7 +244,9 @@ impl Manifest {
                 let end = region.start.checked_add(region.len).filter(|&end| end <= disk.size);
                 match end {
                     Some(end) if region.start >= at => at = end,
-                    _ => return Err(format!("disk {number} has a region outside of its place at byte {}", region.start)),
+                    _ => {
+                        return Err(format!("disk {number} has a region outside of its place at byte {}", region.start));
+                    }
                 }
             }
         }
@@ -267,7 +271,9 @@ impl Manifest {
             disk.volumes.iter().find(|volume| (volume.start..volume.start.saturating_add(volume.len)).contains(&byte))
         });
         match volume {
-            Some(Volume { partition: Some(number), kind, label: Some(label), .. }) => format!("partition {number} ({kind}, {label:?})"),
+            Some(Volume { partition: Some(number), kind, label: Some(label), .. }) => {
+                format!("partition {number} ({kind}, {label:?})")
+            }
             Some(Volume { partition: Some(number), kind, .. }) => format!("partition {number} ({kind})"),
             Some(Volume { kind, .. }) => format!("the whole disk ({kind})"),
             None => "outside of the partitions".to_owned(),

@@ -275,7 +275,8 @@ impl PackBuilder {
     /// # Errors
     /// [`Error::Internal`] for a frame beyond the format's bounds.
     pub fn push(&mut self, mut frame: CodedFrame) -> Result<()> {
-        let number = u32::try_from(self.directory.frames.len()).map_err(|_| Error::Internal("too many frames".into()))?;
+        let number =
+            u32::try_from(self.directory.frames.len()).map_err(|_| Error::Internal("too many frames".into()))?;
         if u16::try_from(frame.chunks.len()).is_err() || frame.raw_len > FRAME_MAX {
             return Err(Error::Internal("a frame beyond the format's bounds".into()));
         }
@@ -411,7 +412,14 @@ impl PackReader {
     ///
     /// # Errors
     /// [`Error::Damaged`], at the frame's offset.
-    pub fn frame(&self, number: u32, offset: u64, entry: &FrameEntry, sealed: &mut [u8], out: &mut Vec<u8>) -> Result<()> {
+    pub fn frame(
+        &self,
+        number: u32,
+        offset: u64,
+        entry: &FrameEntry,
+        sealed: &mut [u8],
+        out: &mut Vec<u8>,
+    ) -> Result<()> {
         let broken = |_| self.damaged(offset, "the seal of a frame is broken");
         let data = self.key.open(counter_nonce(number), &self.header, sealed).map_err(broken)?;
         let raw_len = usize::try_from(entry.raw_len).unwrap_or(usize::MAX);
@@ -450,8 +458,11 @@ mod tests {
         let mut builder = PackBuilder::new(secret, Hex([5; 16])).unwrap();
         for i in 0..3u8 {
             let data = vec![i; 8192];
-            let chunks = vec![ChunkEntry { id: Hex([i; 32]), len: 4096 }, ChunkEntry { id: Hex([i + 9; 32]), len: 4096 }];
-            builder.push(frame::compress(RawFrame { content: Content::Data, data, chunks }, 3, &mut drop).unwrap()).unwrap();
+            let chunks =
+                vec![ChunkEntry { id: Hex([i; 32]), len: 4096 }, ChunkEntry { id: Hex([i + 9; 32]), len: 4096 }];
+            builder
+                .push(frame::compress(RawFrame { content: Content::Data, data, chunks }, 3, &mut drop).unwrap())
+                .unwrap();
         }
         builder.finish().unwrap()
     }

@@ -52,10 +52,12 @@ pub(super) fn differing(
 pub(super) fn not_zero(target: &dyn Target, zeros: &ExtentSet, progress: &Progress) -> Result<ExtentSet> {
     let pieces: Vec<Extent> = zeros
         .iter()
-        .flat_map(|e| (0..e.len.div_ceil(READ_BYTES)).map(move |n| {
-            let start = e.start + n * READ_BYTES;
-            Extent::between(start, e.end().min(start + READ_BYTES))
-        }))
+        .flat_map(|e| {
+            (0..e.len.div_ceil(READ_BYTES)).map(move |n| {
+                let start = e.start + n * READ_BYTES;
+                Extent::between(start, e.end().min(start + READ_BYTES))
+            })
+        })
         .collect();
     let found = in_parallel(pieces.len(), progress, &|piece, kept: &mut Vec<Extent>| {
         let Some(&extent) = pieces.get(piece) else { return Ok(()) };
@@ -131,7 +133,8 @@ mod tests {
     #[test]
     fn neighbours_are_grouped_and_none_is_lost() {
         let want = |place: u64, len: u32| Want { chunk: 0, place, len };
-        let wants = [want(0, 4096), want(4096, 4096), want(12288, 4096), want(16384, 2 << 20), want((2 << 20) + 16384, 512)];
+        let wants =
+            [want(0, 4096), want(4096, 4096), want(12288, 4096), want(16384, 2 << 20), want((2 << 20) + 16384, 512)];
         let groups = neighbours(&wants);
         let sizes: Vec<usize> = groups.iter().map(|group| group.len()).collect();
         assert_eq!(sizes, [2, 1, 1, 1]);

@@ -68,7 +68,8 @@ fn free_by_xfs_db(image: &Path) -> (ExtentSet, ExtentSet) {
         run("xfs_db", args)
     };
     let number = |line: &str| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap();
-    let geometry: Vec<u64> = db(&["sb 0".into(), "print blocksize agblocks agcount".into()]).lines().map(number).collect();
+    let geometry: Vec<u64> =
+        db(&["sb 0".into(), "print blocksize agblocks agcount".into()]).lines().map(number).collect();
     let (block_size, ag_blocks, ag_count) = (geometry[0], geometry[1], geometry[2]);
     let extent = |ag, block, len| Extent::new((ag * ag_blocks + block) * block_size, len * block_size);
 
@@ -84,7 +85,8 @@ fn free_by_xfs_db(image: &Path) -> (ExtentSet, ExtentSet) {
     all.sort();
     let mut lists: Vec<Extent> = Vec::new();
     for ag in 0..ag_count {
-        let agf: Vec<u64> = db(&[format!("agf {ag}"), "print flfirst fllast flcount".into()]).lines().map(number).collect();
+        let agf: Vec<u64> =
+            db(&[format!("agf {ag}"), "print flfirst fllast flcount".into()]).lines().map(number).collect();
         let entries = db(&[format!("agfl {ag}"), "print bno".into()]);
         let entries: Vec<u64> = (entries.split_whitespace().skip(2))
             .flat_map(|entry| {
@@ -287,7 +289,9 @@ fn version_4(image: &Path, scratch: &Scratch, options: &str) {
 
 #[test]
 fn version_4_is_read_as_xfs_db_reads_it() {
-    for options in ["-d agcount=2", "-b size=512 -d agcount=2", "-l version=1 -b size=1024", "-s size=4096 -b size=16384"] {
+    for options in
+        ["-d agcount=2", "-b size=512 -d agcount=2", "-l version=1 -b size=1024", "-s size=4096 -b size=16384"]
+    {
         let scratch = Scratch::new();
         let image = scratch.path("image");
         version_4(&image, &scratch, options);
@@ -311,7 +315,10 @@ fn a_new_uuid_leaves_the_old_one_on_the_metadata() {
     let new = map_of(&image);
     assert_eq!(new.notes, []);
     assert_ne!(new.uuid, old.uuid);
-    assert_eq!(new.uuid.as_deref(), Some(run("blkid", ["-p", "-o", "value", "-s", "UUID", image.to_str().unwrap()]).trim()));
+    assert_eq!(
+        new.uuid.as_deref(),
+        Some(run("blkid", ["-p", "-o", "value", "-s", "UUID", image.to_str().unwrap()]).trim())
+    );
     assert_eq!(new.used, old.used);
 }
 
@@ -491,7 +498,8 @@ fn a_log_that_a_power_cut_has_torn_is_not_followed() {
     drop(mount);
     let volume = FileVolume::open(&image);
     let log = sh(&format!("xfs_logprint -t {} 2>&1", image.display()));
-    let (start, tail, head) = (number_after(&log, "daddr:") * 512, number_after(&log, "tail:"), number_after(&log, "head:"));
+    let (start, tail, head) =
+        (number_after(&log, "daddr:") * 512, number_after(&log, "tail:"), number_after(&log, "head:"));
     assert!(head > tail + 100);
     let patched = |at: u64, bytes: &[u8]| inspect(&Overlay { below: &volume, patches: vec![(at, bytes.to_vec())] });
     assert!(matches!(patched(start, &[]).notes[..], [Note::Dirty { .. }]));

@@ -4,11 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-<<<<<<< HEAD
 use std::path::{Path, PathBuf};
-=======
-use std::path::Path;
->>>>>>> ext
 
 use imager::extent::{Extent, ExtentSet};
 use imager::read_at::ReadAt;
@@ -38,7 +34,6 @@ impl ReadAt for FileVolume {
     }
 }
 
-<<<<<<< HEAD
 /// A volume some of whose bytes are not those of the one below.
 pub(crate) struct Overlay<'a> {
     pub(crate) below: &'a dyn ReadAt,
@@ -86,8 +81,6 @@ impl Scratch {
     }
 }
 
-=======
->>>>>>> ext
 /// Makes `target` a file of the size of `source` that has its bytes in `used`, and garbage elsewhere: at the
 /// start and at the end of each gap, so that huge sparse volumes stay small.
 pub(crate) fn copy_used(source: &Path, target: &Path, used: &ExtentSet) {
