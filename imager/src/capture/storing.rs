@@ -61,9 +61,10 @@ pub enum Level {
     Fixed(i32),
 }
 
-/// Where `auto` begins, and its bounds: below 1 nothing is gained, above 12 a level costs more than it saves.
+/// Where `auto` begins, and its bounds: level 1 is hardly faster than 2 and
+/// packs worse, above 12 a level costs more than it saves.
 const AUTO_FIRST: i32 = 3;
-const AUTO_RANGE: std::ops::RangeInclusive<i32> = 1..=12;
+const AUTO_RANGE: std::ops::RangeInclusive<i32> = 2..=12;
 /// Frames after which `auto` may change its mind.
 const AUTO_FRAMES: i32 = 16;
 
