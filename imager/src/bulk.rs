@@ -19,7 +19,7 @@ use crate::repo::Repository;
 use crate::repo::block_map::Run;
 use crate::repo::index::{IndexedPack, Inventory};
 use crate::repo::manifest::Manifest;
-use crate::repo::pack::{Content, FrameEntry, PackId, object_name};
+use crate::repo::pack::{Content, FrameEntry, PackId, SessionId, object_name};
 use crate::repo::reader::ChunkReader;
 
 /// A chunk that is wanted at one place. Places are bytes in whatever space the caller has laid out.
@@ -58,6 +58,17 @@ pub struct TaskChunk {
     pub wants: Range<usize>,
 }
 
+/// A pack that a plan reads from.
+#[derive(Clone, Copy, Debug)]
+pub struct UsedPack {
+    /// Its id.
+    pub id: PackId,
+    /// The object's size in bytes.
+    pub size: u64,
+    /// The session that wrote it.
+    pub session: SessionId,
+}
+
 /// Which frames to read for a set of wants.
 pub struct ReadPlan {
     /// Sorted by chunk.
@@ -67,7 +78,7 @@ pub struct ReadPlan {
     /// Wants whose chunk no usable pack has.
     pub missing: Vec<Want>,
     /// Packs that are read from.
-    pub packs: Vec<(PackId, u64)>,
+    pub packs: Vec<UsedPack>,
     /// What the look at the repository found.
     pub inventory: Inventory,
 }
@@ -95,7 +106,7 @@ impl ReadPlan {
                 }
             }
             if tasks.len() > before {
-                packs.push((pack.id, pack.size));
+                packs.push(UsedPack { id: pack.id, size: pack.size, session: pack.directory.session });
             }
             Ok(())
         })?;

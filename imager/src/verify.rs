@@ -15,6 +15,7 @@ use crate::capture::{Verify, short};
 use crate::error::{Error, Result};
 use crate::extent::{Extent, ExtentSet};
 use crate::memory::Budget;
+use crate::parallel::in_parallel;
 use crate::progress::{Phase, Progress, lock};
 use crate::repo::Repository;
 use crate::repo::block_map::Run;
@@ -218,20 +219,21 @@ fn check_seals(
     report: &mut Report,
     bad: &mut Bad,
 ) -> Result<()> {
-    for &(id, size) in packs {
-        progress.check()?;
+    let broken = in_parallel(packs.len(), progress, &|number, broken: &mut Vec<(PackId, Error)>| {
+        let Some(&(id, size)) = packs.get(number) else { return Ok(()) };
         let header = repository.store().get_range(&object_name(id), 0..HEADER_LEN as u64);
         let checked = header
             .and_then(|header| repository.pack_reader(id).check_header(&header))
             .and_then(|()| repository.pack_directory(id, size).map(drop));
         match checked {
-            Ok(()) => {}
-            Err(error @ (Error::Damaged { .. } | Error::Missing { .. })) => {
-                report.object(&error);
-                bad.packs.insert(id);
-            }
-            Err(error) => return Err(error),
+            Err(error @ (Error::Damaged { .. } | Error::Missing { .. })) => broken.push((id, error)),
+            other => other?,
         }
+        Ok(())
+    })?;
+    for (id, error) in broken {
+        report.object(&error);
+        bad.packs.insert(id);
     }
     Ok(())
 }
@@ -309,7 +311,10 @@ pub fn verify_manifest(
     report.missing_chunks += plan.missing.len() as u64;
     let mut bad = Bad::default();
     if depth != Verify::Presence {
-        check_seals(repository, &plan.packs, progress, &mut report, &mut bad)?;
+        // Other packs than those of this session were there before, and are `imager verify`'s business.
+        let ours = plan.packs.iter().filter(|pack| session.is_none_or(|session| pack.session == session));
+        let packs: Vec<(PackId, u64)> = ours.map(|pack| (pack.id, pack.size)).collect();
+        check_seals(repository, &packs, progress, &mut report, &mut bad)?;
     }
     if depth == Verify::Data {
         progress.begin(Phase::Verifying, plan.raw_bytes());

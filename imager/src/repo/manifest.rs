@@ -21,6 +21,9 @@ use crate::table::PartitionTable;
 /// Names an image.
 pub type ImageId = Hex<16>;
 
+/// Images whose manifests cannot be read, and why.
+pub type Unreadable = Vec<(ImageId, Error)>;
+
 /// One machine's disks as they were at one moment.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Manifest {
@@ -185,7 +188,7 @@ impl Repository {
     ///
     /// # Errors
     /// What the store says.
-    pub fn images(&self) -> Result<(Vec<(ImageId, Manifest)>, Vec<(ImageId, Error)>)> {
+    pub fn images(&self) -> Result<(Vec<(ImageId, Manifest)>, Unreadable)> {
         let (mut images, mut damaged) = (Vec::new(), Vec::new());
         for id in self.image_ids()? {
             match self.manifest(id) {
@@ -245,7 +248,10 @@ impl Manifest {
                 match end {
                     Some(end) if region.start >= at => at = end,
                     _ => {
-                        return Err(format!("disk {number} has a region outside of its place at byte {}", region.start));
+                        return Err(format!(
+                            "disk {number} has a region outside of its place at byte {}",
+                            region.start
+                        ));
                     }
                 }
             }

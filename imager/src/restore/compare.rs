@@ -1,20 +1,17 @@
 //! Comparing a target with what the image has for it: to write only what differs, and to read back.
 
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
-
 use crate::bulk::Want;
 use crate::capture::{is_zero, short};
 use crate::disk::source::AlignedBuf;
 use crate::disk::target::Target;
 use crate::error::{Error, Result};
 use crate::extent::{Extent, ExtentSet};
-use crate::progress::{Progress, lock};
+use crate::parallel::in_parallel;
+use crate::progress::Progress;
 use crate::repo::Repository;
 
 /// Bytes of one read, at most, unless a single chunk is larger.
 const READ_BYTES: u64 = 1 << 20;
-const THREADS: usize = 4;
 
 /// Gives those of `wants` whose chunk the target does not have in its place. `wants` are sorted by place, all
 /// on this target, whose first byte has the place `base`.
@@ -92,38 +89,6 @@ fn neighbours(wants: &[Want]) -> Vec<&[Want]> {
     }
     groups.extend(wants.get(first..).filter(|rest| !rest.is_empty()));
     groups
-}
-
-/// Calls `work` for 0..count from a few threads and joins what they keep.
-fn in_parallel<T: Send>(
-    count: usize,
-    progress: &Progress,
-    work: &(dyn Fn(usize, &mut Vec<T>) -> Result<()> + Sync),
-) -> Result<Vec<T>> {
-    let next = AtomicUsize::new(0);
-    let outcome: Mutex<Result<Vec<T>>> = Mutex::new(Ok(Vec::new()));
-    std::thread::scope(|scope| {
-        for _ in 0..THREADS {
-            scope.spawn(|| {
-                let mut kept = Vec::new();
-                let mut result = Ok(());
-                while result.is_ok() && lock(&outcome).is_ok() {
-                    let index = next.fetch_add(1, Ordering::Relaxed);
-                    if index >= count {
-                        break;
-                    }
-                    result = progress.check().and_then(|()| work(index, &mut kept));
-                }
-                let mut outcome = lock(&outcome);
-                match (&mut *outcome, result) {
-                    (Ok(all), Ok(())) => all.append(&mut kept),
-                    (Ok(_), Err(error)) => *outcome = Err(error),
-                    (Err(_), _) => {}
-                }
-            });
-        }
-    });
-    outcome.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 #[cfg(test)]
