@@ -12,6 +12,7 @@ use bytes::BytesMut;
 use crossbeam_channel::{Receiver, bounded};
 
 use crate::capture::short;
+use crate::disk::source::AlignedBuf;
 use crate::error::{Error, Result};
 use crate::memory::Budget;
 use crate::progress::{Progress, lock};
@@ -150,7 +151,8 @@ const FETCHERS: usize = 4;
 
 /// Takes what became of a frame.
 pub trait FrameSink: Sync {
-    /// A frame that was read, and its bytes before compression. The ids of its chunks are not checked yet.
+    /// A frame that was read, and its bytes before compression, in memory that direct I/O accepts. The ids of
+    /// its chunks are not checked yet.
     ///
     /// # Errors
     /// Whatever must end the reading.
@@ -180,7 +182,8 @@ pub fn read_frames(
     let failure: Mutex<Option<Error>> = Mutex::new(None);
     let ahead = usize::try_from(memory.fetch_ahead_bytes() / FETCH_BYTES).unwrap_or(2).max(2);
     let (fetched_tx, fetched_rx) = bounded::<(Range<usize>, Result<BytesMut>)>(ahead.saturating_sub(FETCHERS).max(1));
-    let workers = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+    // Twice the cores: a worker that waits for its disk leaves its core to another.
+    let workers = 2 * std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
     std::thread::scope(|scope| {
         let (groups, next, failure) = (&groups, &next, &failure);
         for _ in 0..FETCHERS.min(groups.len().max(1)) {
@@ -251,7 +254,7 @@ fn open_groups(
     progress: &Progress,
     sink: &dyn FrameSink,
 ) -> Result<()> {
-    let mut data = Vec::new();
+    let mut buffer = AlignedBuf::new(0);
     for (range, bytes) in fetched {
         progress.check()?;
         let tasks = tasks.get(range).unwrap_or_default();
@@ -271,12 +274,13 @@ fn open_groups(
         for task in tasks {
             let start = usize::try_from(task.offset - first.offset).unwrap_or(usize::MAX);
             let len = usize::try_from(task.entry.stored_len).unwrap_or(usize::MAX);
+            let data = buffer.of_len(task.entry.raw_len_in_memory());
             let opened = match bytes.get_mut(start..start.saturating_add(len)) {
-                Some(sealed) => reader.frame(task.number, task.offset, &task.entry, sealed, &mut data),
+                Some(sealed) => reader.frame(task.number, task.offset, &task.entry, sealed, data),
                 None => Err(Error::damaged(object_name(task.pack), task.offset, "the pack is cut short")),
             };
             match opened {
-                Ok(()) => sink.frame(task, &data)?,
+                Ok(()) => sink.frame(task, data)?,
                 Err(error) => sink.failed(task, error)?,
             }
         }

@@ -438,7 +438,7 @@ fn needed_part(
     mut sealed: Vec<u8>,
     wanted: &[bool],
 ) -> Result<RawFrame> {
-    let mut raw = Vec::new();
+    let mut raw = vec![0; entry.raw_len_in_memory()];
     repository.pack_reader(pack).frame(number, offset, entry, &mut sealed, &mut raw)?;
     let (mut data, mut chunks) = (Vec::new(), Vec::<ChunkEntry>::new());
     let mut at = 0;

@@ -217,6 +217,14 @@ impl AlignedBuf {
         Self { bytes, start, len }
     }
 
+    /// The first `len` bytes, to be filled; the memory grows when it is too small.
+    pub fn of_len(&mut self, len: usize) -> &mut [u8] {
+        if len > self.len {
+            *self = Self::new(len);
+        }
+        &mut self.bytes[self.start..self.start + len]
+    }
+
     /// The bytes.
     #[must_use]
     pub fn as_slice(&self) -> &[u8] {

@@ -95,7 +95,7 @@ impl<'r> ChunkReader<'r> {
         let frame = frame.ok_or_else(|| Error::Internal("a frame without a place".into()))?;
         let end = frame.offset + u64::from(frame.entry.stored_len);
         let sealed = self.repository.store().get_range(&object_name(frame.pack), frame.offset..end)?;
-        let mut data = Vec::new();
+        let mut data = vec![0; frame.entry.raw_len_in_memory()];
         let reader = self.repository.pack_reader(frame.pack);
         reader.frame(frame.number, frame.offset, &frame.entry, &mut sealed.to_vec(), &mut data)?;
         let data = Arc::new(data);
