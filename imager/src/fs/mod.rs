@@ -21,10 +21,7 @@ use crate::read_at::ReadAt;
 
 /// Every file system that has an allocation map here. The order is the order of probing.
 // One line per file system, in the order of probing.
-static READERS: &[&dyn Reader] = &[
-    &xfs::Xfs,
-    &fat::Fat,
-];
+static READERS: &[&dyn Reader] = &[&xfs::Xfs, &fat::Fat];
 
 /// Knows one family of file systems.
 pub trait Reader: Sync {

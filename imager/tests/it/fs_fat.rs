@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use imager::extent::{Extent, ExtentSet};
 use imager::fs::{FileSystem, Note, SpareKind, inspect};
 
-use crate::support::{output, run, sh, sparse_file};
+use crate::support::{run, sh, sparse_file};
 use crate::volume::{FileVolume, Overlay, Random, Scratch, copy_used, tree};
 
 const KIB: u64 = 1 << 10;
@@ -41,7 +41,11 @@ fn fill(image: &Path, scratch: &Path, room: u64, seed: u64) {
         }
     }
     let entries: Vec<PathBuf> = fs::read_dir(&files).unwrap().map(|entry| entry.unwrap().path()).collect();
-    mtool("mcopy", image, [OsStr::new("-s")].into_iter().chain(entries.iter().map(|e| e.as_os_str())).chain(["::/".as_ref()]));
+    mtool(
+        "mcopy",
+        image,
+        [OsStr::new("-s")].into_iter().chain(entries.iter().map(|e| e.as_os_str())).chain(["::/".as_ref()]),
+    );
     for directory in ["", "first/", "first/below/"] {
         let deleted = (0..24).step_by(2).map(|number| format!("::/{directory}file {number}"));
         mtool("mdel", image, deleted);
@@ -113,7 +117,8 @@ fn the_map_is_that_of_the_tools_and_the_used_bytes_are_the_file_system() {
         }
         let found = map_of(&image);
         assert_eq!((found.kind.as_str(), &found.notes), ("vfat", &vec![]), "{options}");
-        let blkid = |tag: &str| Some(run("blkid", ["-p", "-o", "value", "-s", tag, image.to_str().unwrap()]).trim().to_owned());
+        let blkid =
+            |tag: &str| Some(run("blkid", ["-p", "-o", "value", "-s", tag, image.to_str().unwrap()]).trim().to_owned());
         assert_eq!(found.uuid, blkid("UUID"), "{options}");
         assert_eq!(found.label, blkid("LABEL").filter(|label| !label.is_empty()), "{options}");
         // mkfs.fat leaves out what does not fill a track.
@@ -309,7 +314,10 @@ fn other_boot_sectors_are_not_taken_for_fat() {
     assert_ne!(map_of(&image).kind, "vfat");
     // A partition table behind a boot loader's jump, as GRUB writes it.
     let image = sparse_file(&scratch.path("mbr"), 20 << 20);
-    sh(&format!("echo ',,83' | sfdisk -q {0} && printf '\\xeb\\x63\\x90' | dd of={0} conv=notrunc 2>&1", image.display()));
+    sh(&format!(
+        "echo ',,83' | sfdisk -q {0} && printf '\\xeb\\x63\\x90' | dd of={0} conv=notrunc 2>&1",
+        image.display()
+    ));
     assert_ne!(map_of(&image).kind, "vfat");
 }
 

@@ -78,12 +78,7 @@ impl Metadata<'_> {
     /// Calls `found` for every free extent of group `ag`, in ascending order.
     ///
     /// With `prove`, the other tree must hold the same extents.
-    pub(super) fn free_extents(
-        &self,
-        ag: u32,
-        prove: Prove,
-        found: &mut dyn FnMut(FreeExtent),
-    ) -> Result<(), FsError> {
+    pub(super) fn free_extents(&self, ag: u32, prove: Prove, found: &mut dyn FnMut(FreeExtent)) -> Result<(), FsError> {
         let agf = self.agf(ag)?;
         let (mut sum, mut end) = (Sum::default(), self.header_blocks());
         self.walk(ag, agf.by_position, &mut |extent, position| {
@@ -138,14 +133,7 @@ impl Metadata<'_> {
         self.walk_level(ag, tree, tree.levels - 1, &[Child { block: tree.root, first: 0, limit: u64::MAX }], found)
     }
 
-    fn walk_level(
-        &self,
-        ag: u32,
-        tree: Tree,
-        level: u32,
-        children: &[Child],
-        found: Found<'_>,
-    ) -> Result<(), FsError> {
+    fn walk_level(&self, ag: u32, tree: Tree, level: u32, children: &[Child], found: Found<'_>) -> Result<(), FsError> {
         let batch = to_usize((BATCH_SIZE / self.superblock.block_size).max(1));
         for children in children.chunks(batch) {
             for (child, bytes) in children.iter().zip(self.read_blocks(ag, tree, children)?) {
