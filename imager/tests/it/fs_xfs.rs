@@ -184,8 +184,8 @@ fn churn(root: &Path, seed: u64, operations: u64) {
                     return fallocate(&file, FallocateFlags::empty(), start, 2 << 20).map_err(Into::into);
                 }
                 let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-                let holes = 0..i64::try_from(random.below(150)).unwrap();
-                holes.map(|hole| fallocate(&file, flags, start + hole * 8192, 4096).map_err(Into::into)).collect()
+                let mut holes = 0..i64::try_from(random.below(150)).unwrap();
+                holes.try_for_each(|hole| fallocate(&file, flags, start + hole * 8192, 4096).map_err(Into::into))
             }),
             12 => fs::remove_dir_all(root.join(format!("churn {}", random.below(40)))),
             _ => fs::remove_file(&path),
@@ -241,7 +241,7 @@ fn a_dirty_log_is_followed_to_what_the_kernel_makes_of_it() {
         sync(&mount.0);
         churn(&mount.0, seed + 1000, operations / 2);
         // What has not reached the log yet is lost, or is flushed to the log first.
-        let shutdown = if seed % 2 == 0 { "shutdown" } else { "shutdown -f" };
+        let shutdown = if seed.is_multiple_of(2) { "shutdown" } else { "shutdown -f" };
         run("xfs_io", ["-x", "-c", shutdown, mount.0.to_str().unwrap()]);
         drop(mount);
 
