@@ -548,14 +548,14 @@ fn a_record_that_was_half_written_does_not_count() {
     churn(&mount.0, 5, 400);
     run("xfs_io", ["-x", "-c", "shutdown -f", mount.0.to_str().unwrap()]);
     drop(mount);
-    let complete = map_of(&image);
     let log = sh(&format!("xfs_logprint -t {} 2>&1", image.display()));
     let (start, head) = (number_after(&log, "daddr:") * 512, number_after(&log, "head:"));
     let file = File::options().write(true).open(&image).unwrap();
     file.write_all_at(&[0; 512], start + (head - 1) * 512).unwrap();
+    let cut = sh(&format!("xfs_logprint -t {} 2>&1", image.display()));
+    assert!(number_after(&cut, "head:") < head - 1, "the tools end the log earlier, too");
     let found = map_of(&image);
     assert!(matches!(found.notes[..], [Note::Dirty { .. }]), "{:?}", found.notes);
-    assert_ne!(found.used, complete.used);
     assert_used_bytes_are_enough(&image, &scratch, &found);
 }
 

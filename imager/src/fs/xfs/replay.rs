@@ -54,6 +54,8 @@ pub(super) struct Replayed {
     /// By sector address.
     buffers: HashMap<u64, Buffer>,
     chunks: usize,
+    /// The position of the last record.
+    end: u64,
 }
 
 struct Buffer {
@@ -85,6 +87,9 @@ impl Replayed {
             return Err(odd(format!("a buffer of {} sectors at byte {position}", buffer.sectors)));
         }
         let on_disk = lsn_on_disk(superblock, bytes).unwrap_or(0);
+        if on_disk > self.end {
+            return Err(odd(format!("byte {position} is from after its end (xfs_repair is needed)")));
+        }
         let mut changed = false;
         for (&number, (lsn, chunk)) in buffer.chunks.iter().filter(|(_, (lsn, _))| *lsn > on_disk) {
             let at = usize::try_from(number).unwrap_or(usize::MAX).saturating_mul(CHUNK_SIZE);
@@ -148,6 +153,7 @@ enum Write {
 
 impl Replay {
     fn add_record(&mut self, record: &Record) -> Result<(), FsError> {
+        self.replayed.end = record.lsn;
         let mut rest = record.data.as_slice();
         for _ in 0..record.operations {
             if rest.is_empty() {
@@ -500,6 +506,9 @@ mod tests {
         let replayed = replay(&[(5, first), (6, second)]).unwrap();
         let at = |lsn| (applied(&replayed, lsn)[128], applied(&replayed, lsn)[256]);
         assert_eq!([at(4), at(5), at(6)], [(2, 1), (2, 0), (0, 0)]);
+        let mut block = applied(&replayed, 6);
+        block[31] = 7;
+        assert!(replayed.apply(&superblock(), BLOCK, &mut block).is_err(), "newer than the log");
     }
 
     #[test]
