@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use imager::extent::{Extent, ExtentSet};
 use imager::fs::{FileSystem, Note, SpareKind, inspect};
 
-use crate::support::{output, run, sh, sparse_file};
+use crate::support::{run, sh, sparse_file};
 use crate::volume::{FileVolume, Overlay, Random, Scratch, copy_used, tree};
 
 const KIB: u64 = 1 << 10;
@@ -291,6 +291,8 @@ fn what_is_damaged_or_odd_is_read_whole_with_the_reason() {
         assert_eq!((found.kind.as_str(), found.used.total()), ("vfat", 20_000 * KIB), "{expected}");
         assert!(reason(&found).contains(expected), "{}", reason(&found));
     }
+    let ext = small.patched(&[(1024, &[0; 1024]), (1080, &[0x53, 0xef])]);
+    assert!(reason(&ext).contains("in front of ext"), "{}", reason(&ext));
     let large = Small::new("-F 32 -s 1");
     assert!(reason(&large.patched(&[(0x2a, &[1])])).contains("FAT32 of version"));
     assert!(reason(&large.patched(&[(0x11, &[1])])).contains("FAT32 of version"));

@@ -16,6 +16,7 @@ use self::table::Usage;
 use crate::extent::Extent;
 use crate::fs::{FileSystem, FsError, Note, Reader};
 use crate::read_at::ReadAt;
+use crate::read_at::field::{le16, le32};
 
 /// The reader for FAT.
 pub(super) struct Fat;
@@ -85,6 +86,12 @@ impl Reader for Fat {
 
 /// Looks for the signatures of others where FAT has its own structures.
 fn refuse_others(volume: &dyn ReadAt, boot: &BootSector) -> Result<(), FsError> {
+    // Two bytes of magic may be two table entries; block size and revision would have to fit by chance as well.
+    let ext = volume.read_vec(1024, 1024)?;
+    let is_ext = le16(&ext, 0x38) == Some(0xef53) && le32(&ext, 0x18) <= Some(6) && le32(&ext, 0x4c) <= Some(1);
+    if is_ext && boot.data_start >= 2048 {
+        return Err(FsError::unsupported("a FAT boot sector in front of ext2, ext3 or ext4"));
+    }
     for &(at, signature, name) in OTHERS {
         let end = at + signature.len() as u64;
         if end <= boot.data_start && volume.read_vec(at, signature.len())? == signature {

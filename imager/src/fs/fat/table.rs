@@ -209,3 +209,33 @@ impl<'a> Chains<'a> {
         width.entry(&self.page, index).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn twelve_bit_entries_lie_across_bytes() {
+        let table = [0xf8, 0xff, 0xff, 0x03, 0x40, 0x00, 0xf7, 0x0f];
+        let entries: Vec<u32> = (0..6).map_while(|index| Width::Bits12.entry(&table, index)).collect();
+        assert_eq!(entries, [0xff8, 0xfff, 0x003, 0x004, 0xff7]);
+    }
+
+    #[test]
+    fn the_upper_bits_of_thirty_two_bit_entries_are_nobodys() {
+        assert_eq!(Width::Bits32.entry(&[0, 0, 0, 0xf0], 0), Some(0));
+    }
+
+    proptest! {
+        #[test]
+        fn a_table_is_as_long_as_its_last_entry_needs(clusters in 1u32..70_000) {
+            for width in [Width::Bits12, Width::Bits16, Width::Bits32] {
+                let table = vec![0; usize::try_from(width.table_len(clusters)).unwrap()];
+                let last = usize::try_from(clusters + 1).unwrap();
+                prop_assert!(width.entry(&table, last).is_some());
+                prop_assert!(width.entry(&table[..table.len() - 1], last).is_none());
+            }
+        }
+    }
+}

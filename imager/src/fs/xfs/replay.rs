@@ -54,6 +54,8 @@ pub(super) struct Replayed {
     /// By sector address.
     buffers: HashMap<u64, Buffer>,
     chunks: usize,
+    /// The position of the last record.
+    end: u64,
 }
 
 struct Buffer {
@@ -85,6 +87,9 @@ impl Replayed {
             return Err(odd(format!("a buffer of {} sectors at byte {position}", buffer.sectors)));
         }
         let on_disk = lsn_on_disk(superblock, bytes).unwrap_or(0);
+        if on_disk > self.end {
+            return Err(odd(format!("byte {position} is from after its end (xfs_repair is needed)")));
+        }
         let mut changed = false;
         for (&number, (lsn, chunk)) in buffer.chunks.iter().filter(|(_, (lsn, _))| *lsn > on_disk) {
             let at = usize::try_from(number).unwrap_or(usize::MAX).saturating_mul(CHUNK_SIZE);
@@ -148,6 +153,7 @@ enum Write {
 
 impl Replay {
     fn add_record(&mut self, record: &Record) -> Result<(), FsError> {
+        self.replayed.end = record.lsn;
         let mut rest = record.data.as_slice();
         for _ in 0..record.operations {
             if rest.is_empty() {
@@ -386,4 +392,188 @@ fn odd(what: impl std::fmt::Display) -> FsError {
 
 fn cut_off() -> FsError {
     odd("an operation is cut off")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const BLOCK: u64 = 8192;
+
+    fn operation(id: u32, flags: u8, data: &[u8]) -> Vec<u8> {
+        let len = u32::try_from(data.len()).unwrap();
+        [&id.to_be_bytes()[..], &len.to_be_bytes(), &[CLIENT_TRANSACTION, flags, 0, 0], data].concat()
+    }
+
+    fn begin(id: u32) -> Vec<u8> {
+        let header = [&TRANSACTION_HEADER_MAGIC.to_le_bytes()[..], &[0; 12]].concat();
+        [operation(id, FLAG_START, &[]), operation(id, 0, &header)].concat()
+    }
+
+    fn commit(id: u32) -> Vec<u8> {
+        operation(id, FLAG_COMMIT, &[])
+    }
+
+    /// The description of a buffer of eight sectors at `BLOCK`, with `map` as its chunks.
+    fn format(regions: u16, flags: u16, map: u32) -> Vec<u8> {
+        let words = [ITEM_BUFFER, regions, flags, 8].map(u16::to_le_bytes).concat();
+        [&words[..], &(BLOCK / 512).to_le_bytes(), &1u32.to_le_bytes(), &map.to_le_bytes()].concat()
+    }
+
+    /// A logged buffer: `map` says which of its chunks are filled with `value`, one region each run.
+    fn buffer(id: u32, map: u32, runs: &[usize], value: u8) -> Vec<u8> {
+        let regions = u16::try_from(runs.len()).unwrap() + 1;
+        let mut bytes = operation(id, 0, &format(regions, TYPE_BTREE << BUFFER_TYPE_SHIFT, map));
+        for chunks in runs {
+            bytes.extend(operation(id, 0, &vec![value; chunks * CHUNK_SIZE]));
+        }
+        bytes
+    }
+
+    fn replay(records: &[(u64, Vec<u8>)]) -> Result<Replayed, FsError> {
+        let mut replay = Replay::default();
+        for (lsn, data) in records {
+            replay.add_record(&Record { lsn: *lsn, operations: u32::MAX, data: data.clone() })?;
+        }
+        Ok(replay.replayed)
+    }
+
+    fn superblock() -> Superblock {
+        Superblock {
+            checksums: true,
+            block_size: 4096,
+            sector_size: 512,
+            blocks: 1 << 20,
+            ag_blocks: 1 << 18,
+            ag_count: 4,
+            uuid: [7; 16],
+            meta_uuid: [7; 16],
+            label: None,
+            log: None,
+            has_realtime: false,
+        }
+    }
+
+    /// A tree block on disk that is up to date with `lsn`, zeros but for its header; and what is made of it.
+    fn applied(replayed: &Replayed, lsn: u64) -> Vec<u8> {
+        let mut block = vec![0; 4096];
+        block[..4].copy_from_slice(b"AB3B");
+        block[24..32].copy_from_slice(&lsn.to_be_bytes());
+        block[32..48].copy_from_slice(&[7; 16]);
+        replayed.apply(&superblock(), BLOCK, &mut block).unwrap();
+        block
+    }
+
+    #[test]
+    fn a_committed_buffer_lands_where_its_map_says() {
+        let record = [begin(1), buffer(1, 0b1_1010, &[1, 2], 9), commit(1)].concat();
+        let block = applied(&replay(&[(5, record)]).unwrap(), 0);
+        assert!(block[128..256].iter().chain(&block[384..640]).all(|&b| b == 9));
+        assert!(block[256..384].iter().chain(&block[640..]).all(|&b| b == 0));
+    }
+
+    #[test]
+    fn a_run_of_chunks_may_come_in_several_regions() {
+        let record = [begin(1), buffer(1, 0b1110, &[1, 1, 1], 9), commit(1)].concat();
+        assert!(applied(&replay(&[(5, record)]).unwrap(), 0)[128..512].iter().all(|&b| b == 9));
+    }
+
+    #[test]
+    fn what_was_not_committed_does_not_count() {
+        let record = [begin(1), buffer(1, 0b10, &[1], 9)].concat();
+        assert!(replay(&[(5, record)]).unwrap().buffers.is_empty());
+        let record = [buffer(1, 0b10, &[1], 9), commit(1)].concat();
+        assert!(replay(&[(5, record)]).unwrap().buffers.is_empty(), "it began before the tail");
+    }
+
+    #[test]
+    fn a_cancelled_buffer_takes_back_what_came_before_and_not_what_comes_after() {
+        let cancel = operation(2, 0, &format(1, BUFFER_CANCEL, 0));
+        let first = [begin(1), buffer(1, 0b110, &[2], 1), commit(1)].concat();
+        let cancel = [begin(2), cancel, commit(2)].concat();
+        let last = [begin(3), buffer(3, 0b10, &[1], 3), commit(3)].concat();
+        let replayed = replay(&[(5, first), (6, cancel), (7, last)]).unwrap();
+        let block = applied(&replayed, 0);
+        assert_eq!((block[128], block[256]), (3, 0));
+        assert_eq!(replayed.chunks, 1);
+    }
+
+    #[test]
+    fn what_is_newer_on_disk_stays() {
+        let first = [begin(1), buffer(1, 0b110, &[2], 1), commit(1)].concat();
+        let second = [begin(2), buffer(2, 0b10, &[1], 2), commit(2)].concat();
+        let replayed = replay(&[(5, first), (6, second)]).unwrap();
+        let at = |lsn| (applied(&replayed, lsn)[128], applied(&replayed, lsn)[256]);
+        assert_eq!([at(4), at(5), at(6)], [(2, 1), (2, 0), (0, 0)]);
+        let mut block = applied(&replayed, 6);
+        block[31] = 7;
+        assert!(replayed.apply(&superblock(), BLOCK, &mut block).is_err(), "newer than the log");
+    }
+
+    #[test]
+    fn an_item_may_be_spread_over_records() {
+        let [description, region] = [format(2, TYPE_AGF << BUFFER_TYPE_SHIFT, 0b10), vec![9; CHUNK_SIZE]];
+        let first = [begin(1), operation(1, FLAG_CONTINUE, &description[..8])].concat();
+        let second = [
+            operation(1, FLAG_WAS_CONTINUED | FLAG_END, &description[8..]),
+            operation(1, FLAG_CONTINUE, &region[..100]),
+        ];
+        let third = [operation(1, FLAG_WAS_CONTINUED | FLAG_END, &region[100..]), commit(1)];
+        let replayed = replay(&[(5, first), (6, second.concat()), (7, third.concat())]).unwrap();
+        assert!(applied(&replayed, 4)[128..256].iter().all(|&b| b == 9));
+        assert_eq!(applied(&replayed, 5)[128], 0, "the transaction began at 5");
+    }
+
+    #[test]
+    fn what_cannot_be_followed_is_refused() {
+        let cases = [
+            [begin(1), buffer(1, 0b110, &[1], 9), commit(1)].concat(),
+            [begin(1), buffer(1, 0b10, &[2], 9), commit(1)].concat(),
+            [begin(1), buffer(1, 0b10, &[1, 1], 9), commit(1)].concat(),
+            [begin(1), operation(1, 0, &format(2, 0, 1)), commit(1)].concat(),
+            [begin(1), operation(1, 0, &format(0, 0, 1)), commit(1)].concat(),
+            [begin(1), begin(1)].concat(),
+            [operation(1, FLAG_START, &[]), operation(1, 0, &[0; 16])].concat(),
+            operation(1, FLAG_START, &[])[..11].to_vec(),
+        ];
+        for (number, record) in cases.into_iter().enumerate() {
+            assert!(matches!(replay(&[(5, record)]), Err(FsError::Unsupported(_))), "case {number}");
+        }
+        let transaction = |id| [begin(id), commit(id)].concat();
+        assert!(replay(&[(6, transaction(1)), (5, transaction(2))]).is_err());
+    }
+
+    #[test]
+    fn the_memory_that_a_log_can_take_is_bounded() {
+        let open: Vec<u8> = (0..2000).flat_map(begin).collect();
+        assert!(replay(&[(5, open)]).is_err());
+        let mut many = begin(1);
+        for _ in 0..CHUNKS_MAX / 32 + 2 {
+            many.extend(buffer(1, u32::MAX, &[32], 1));
+        }
+        assert!(replay(&[(5, many)]).is_err());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4000))]
+
+        #[test]
+        fn any_bytes_are_followed_or_refused(records: Vec<Vec<u8>>) {
+            let _ = replay(&records.into_iter().map(|data| (1, data)).collect::<Vec<_>>());
+        }
+
+        #[test]
+        fn any_damage_to_a_record_is_followed_or_refused(damage in prop::collection::vec((0..1000usize, any::<u8>()), 1..6)) {
+            let mut record = [begin(1), buffer(1, 0b1_1010, &[1, 2], 9), commit(1), begin(2), buffer(2, 6, &[2], 1)].concat();
+            for (at, byte) in damage {
+                let at = at % record.len();
+                record[at] = byte;
+            }
+            if let Ok(replayed) = replay(&[(5, record)]) {
+                let mut block = vec![0; 4096];
+                let _ = replayed.apply(&superblock(), BLOCK, &mut block);
+            }
+        }
+    }
 }
