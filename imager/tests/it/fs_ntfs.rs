@@ -414,6 +414,12 @@ fn restart_pages(flags: u16, version: (u16, u16)) -> Vec<u8> {
     page.repeat(2)
 }
 
+/// Makes a volume look as after a shutdown of Windows.
+pub fn shut_down_cleanly(image: &Path, cluster_size: u64) {
+    let journal = runs_by_the_tools(image, &["-I", "2"], "0x80", cluster_size).as_slice()[0].start;
+    patch(image, journal, &restart_pages(2, (1, 1)));
+}
+
 /// What `ntfs-3g.probe` says about mounting a volume to write to it.
 #[derive(Debug, PartialEq, Eq)]
 enum Probed {
@@ -437,7 +443,7 @@ fn a_journal_with_work_left_means_reading_whole() {
     let (image, file, bitmap) = with_one_file(dir.path(), "journal");
     let journal = runs_by_the_tools(&image, &["-I", "2"], "0x80", 4096).as_slice()[0].start;
 
-    patch(&image, journal, &restart_pages(2, (1, 1)));
+    shut_down_cleanly(&image, 4096);
     let clean = assert_map_is_exact(&image);
     assert_eq!(probed(&image), Probed::Mountable);
     // Windows vouches for its bitmap: the file table is not read.
@@ -463,8 +469,7 @@ fn the_dirty_flag_makes_the_files_be_asked() {
     // After its repairs it sets the flag, so that Windows checks, too.
     run("ntfsfix", [&image]);
     assert!(run("ntfsinfo", ["--force", "-m", image.to_str().unwrap()]).contains("DIRTY"));
-    let journal = runs_by_the_tools(&image, &["-I", "2"], "0x80", 4096).as_slice()[0].start;
-    patch(&image, journal, &restart_pages(2, (1, 1)));
+    shut_down_cleanly(&image, 4096);
     mark_free(&image, &bitmap, &file);
 
     let found = inspected(&image);

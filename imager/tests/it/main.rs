@@ -2,4 +2,5 @@
 #![expect(clippy::unwrap_used, clippy::panic, missing_docs, reason = "tests fail by panicking")]
 
 mod fs_ntfs;
+mod fuzz_replay;
 mod support;
