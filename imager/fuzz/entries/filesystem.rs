@@ -7,10 +7,10 @@ use imager::fs::inspect;
 use imager::read_at::{ReadAt, check_range};
 
 /// Bytes in the largest volume.
-pub const SIZE_MAX: u32 = 64 << 20;
+pub(crate) const SIZE_MAX: u32 = 64 << 20;
 
 /// Reads `data` as a volume, and looks for a file system on it.
-pub fn run(data: &[u8]) {
+pub(crate) fn run(data: &[u8]) {
     let volume = PatchedVolume::decode(data);
     let found = inspect(&volume);
     let whole = Extent::new(0, volume.size());
@@ -32,7 +32,7 @@ pub fn run(data: &[u8]) {
 /// The encoding, little endian: the volume's size in bytes (u32, modulo [`SIZE_MAX`] + 1); then patches, later ones
 /// over earlier ones: where (u32), how many bytes (u16), the bytes. With the highest bit of the length set, one byte
 /// follows, to be repeated 64 times the rest of the length. A last patch may be cut short.
-pub struct PatchedVolume<'a> {
+pub(crate) struct PatchedVolume<'a> {
     size: u32,
     patches: Vec<(u64, Patch<'a>)>,
 }
@@ -44,7 +44,7 @@ enum Patch<'a> {
 
 impl<'a> PatchedVolume<'a> {
     /// Any bytes are a volume.
-    pub fn decode(mut data: &'a [u8]) -> Self {
+    pub(crate) fn decode(mut data: &'a [u8]) -> Self {
         let size = take::<4>(&mut data).map_or(0, u32::from_le_bytes) % (SIZE_MAX + 1);
         let mut patches = Vec::new();
         while let (Some(start), Some(len)) = (take::<4>(&mut data), take::<2>(&mut data)) {

@@ -415,7 +415,7 @@ fn restart_pages(flags: u16, version: (u16, u16)) -> Vec<u8> {
 }
 
 /// Makes a volume look as after a shutdown of Windows.
-pub fn shut_down_cleanly(image: &Path, cluster_size: u64) {
+pub(crate) fn shut_down_cleanly(image: &Path, cluster_size: u64) {
     let journal = runs_by_the_tools(image, &["-I", "2"], "0x80", cluster_size).as_slice()[0].start;
     patch(image, journal, &restart_pages(2, (1, 1)));
 }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -24,9 +25,8 @@ fn replay(target: &str, entry: fn(&[u8])) {
     inputs.sort();
     assert!(!inputs.is_empty(), "{target} has no corpus");
     for input in inputs {
-        // Shown when it fails.
-        println!("{}", input.display());
-        entry(&fs::read(input).unwrap());
+        let bytes = fs::read(&input).unwrap();
+        assert!(catch_unwind(|| entry(&bytes)).is_ok(), "{} fails", input.display());
     }
 }
 
@@ -78,7 +78,8 @@ const UNIT: usize = 64;
 /// Encodes what a reader looks at as a seed.
 fn seed_of(image: &Path) -> Vec<u8> {
     let volume = Watched { bytes: fs::read(image).unwrap(), read: Mutex::default() };
-    inspect(&volume);
+    let found = inspect(&volume);
+    assert!(found.used.total() < found.size, "{} is read whole: {:?}", image.display(), found.notes);
     let mut read = volume.read.into_inner().unwrap();
     read.sort_unstable();
     let read = read.into_iter().collect::<ExtentSet>().aligned_outward(UNIT as u64, volume.bytes.size());
