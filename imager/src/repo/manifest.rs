@@ -245,7 +245,10 @@ impl Manifest {
                 match end {
                     Some(end) if region.start >= at => at = end,
                     _ => {
-                        return Err(format!("disk {number} has a region outside of its place at byte {}", region.start));
+                        return Err(format!(
+                            "disk {number} has a region outside of its place at byte {}",
+                            region.start
+                        ));
                     }
                 }
             }
