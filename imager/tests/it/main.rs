@@ -9,6 +9,7 @@ mod fs_fat;
 mod fs_ntfs;
 mod fs_swap;
 mod fs_xfs;
+mod fuzz_replay;
 mod identity;
 mod support;
 mod table;
