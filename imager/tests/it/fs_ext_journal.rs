@@ -104,7 +104,6 @@ fn check_cut_off(mkfs: &[&str], options: &str) {
     let (mut older, mut read_whole) = (0, 0);
     for cut in &snapshots {
         let found = inspect(&FileVolume::open(cut));
-        println!("{mkfs:?} {options}: {:?} {}", found.notes, found.used.total());
         assert!(matches!(found.notes.first(), Some(Note::Dirty { .. })), "{:?}", found.notes);
         let after = used_after_replay(cut, &found);
         let missing = after.minus(&found.used);
@@ -125,7 +124,6 @@ fn check_cut_off(mkfs: &[&str], options: &str) {
         let _mount = Mount::new(&copy, &root, "loop");
         assert_eq!(tree(&root), files);
     }
-    println!("{mkfs:?} {options}: {older} older, {read_whole} read whole");
     assert_eq!(read_whole, 0, "{mkfs:?} {options}");
     assert!(older > 0, "the bitmaps on the volume were never older than the journal: this test shows nothing");
 }

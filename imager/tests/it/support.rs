@@ -69,6 +69,12 @@ impl Mount {
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        output("umount", [&self.0]);
+        // A child that another thread is just starting holds this thread's open files for a moment.
+        for _ in 0..100 {
+            if output("umount", [&self.0]).status.success() {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
     }
 }

@@ -61,11 +61,12 @@ impl<'a> Replay<'a> {
         if log.superblock.error != 0 {
             return Err(FsError::unsupported("a journal that was aborted after an error"));
         }
+        let to_be_replayed = superblock.state.needs_recovery || log.superblock.start != 0;
+        if to_be_replayed && (superblock.fast_commits || log.superblock.fast_commit) {
+            return Err(FsError::unsupported("a journal to be replayed that may have fast commits"));
+        }
         if log.superblock.start == 0 {
             return Ok(Self { log: None });
-        }
-        if superblock.fast_commits || log.superblock.fast_commit {
-            return Err(FsError::unsupported("a journal to be replayed that may have fast commits"));
         }
         log.walk()?;
         Ok(Self { log: Some(log) })
