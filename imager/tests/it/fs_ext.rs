@@ -167,7 +167,7 @@ fn check_mounted(variants: &[Variant]) {
         let image = make(variant, scratch.path());
         check_map(&image, variant);
         let mount = Mount::new(&image, &root, "loop");
-        fill(&root, variant.size.min(64 * MIB) / 2);
+        fill(&root, variant.size.min(64 * MIB) / 3);
         let files = tree(&root);
         drop(mount);
         let copy = copy_and_check(&image, &check_map(&image, variant));
@@ -266,12 +266,12 @@ fn the_map_of_a_changed_file_system_is_that_of_dumpe2fs() {
                 assert!(resize.status.success(), "{resize:?}");
                 Some(mount)
             }
-            Tool(tool, ref args) => {
+            Tool(tool, args) => {
                 drop(mount);
                 output("e2fsck", [OsStr::new("-fy"), image.as_os_str()]);
                 // The size follows the file, options go before it.
                 let file = image.to_str().unwrap();
-                let (options, size) = if args[0].starts_with('-') { (*args, &[][..]) } else { (&[][..], *args) };
+                let (options, size) = if args[0].starts_with('-') { (args, &[][..]) } else { (&[][..], args) };
                 run(tool, options.iter().copied().chain([file]).chain(size.iter().copied()));
                 // As tune2fs asks for.
                 output("e2fsck", ["-fy", file]);

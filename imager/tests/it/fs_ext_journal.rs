@@ -86,7 +86,7 @@ fn check_cut_off(mkfs: &[&str], options: &str) {
     let root = stage.root.join("mounted");
     let mount = Mount::new(&image, &root, &format!("loop,{options}"));
     let stop = AtomicBool::new(false);
-    let snapshots: Vec<PathBuf> = (0..8).map(|number| stage.root.join(format!("cut{number}"))).collect();
+    let snapshots: Vec<PathBuf> = (0..5).map(|number| stage.root.join(format!("cut{number}"))).collect();
     std::thread::scope(|scope| {
         for seed in 1..3 {
             scope.spawn({
@@ -95,7 +95,7 @@ fn check_cut_off(mkfs: &[&str], options: &str) {
             });
         }
         for (number, target) in (1..).zip(&snapshots) {
-            std::thread::sleep(Duration::from_millis(60 * number));
+            std::thread::sleep(Duration::from_millis(100 * number));
             snapshot(&image, target);
         }
         stop.store(true, Ordering::Relaxed);
