@@ -51,7 +51,10 @@ impl Extent {
 ///
 /// Memory is bounded: past [`ExtentSet::EXTENTS_MAX`] extents, the smallest gaps are filled in,
 /// which for an allocation map is safe (more is in use, never less).
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+///
+/// In JSON it is the list of its extents.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Vec<Extent>", into = "Vec<Extent>")]
 pub struct ExtentSet {
     extents: Vec<Extent>,
     gap_min: u64,
@@ -196,6 +199,18 @@ impl ExtentSet {
                 Extent::between(e.start - e.start % grid, end)
             })
             .collect()
+    }
+}
+
+impl From<Vec<Extent>> for ExtentSet {
+    fn from(extents: Vec<Extent>) -> Self {
+        extents.into_iter().collect()
+    }
+}
+
+impl From<ExtentSet> for Vec<Extent> {
+    fn from(set: ExtentSet) -> Self {
+        set.extents
     }
 }
 

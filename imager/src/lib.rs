@@ -1,8 +1,28 @@
 //! Lifeboat's imager: takes images of physical disks into a repository, proves that what is stored is
 //! good, and writes it back.
 //!
-//! Must not know: terminals, PID 1, kernel modules. The command line in [`cli`] is a thin layer on top.
+//! Must not know: terminals, PID 1, kernel modules. The command line is a thin layer on top.
 
+pub mod bulk;
+pub mod capture;
+pub mod cli;
+pub mod diff;
+pub mod disk;
+pub mod error;
 pub mod extent;
 pub mod fs;
+pub mod layout;
+pub mod machine;
+pub mod memory;
+mod parallel;
+pub mod progress;
+pub mod prune;
 pub mod read_at;
+pub mod repo;
+pub mod restore;
+pub mod retention;
+pub mod table;
+pub mod units;
+pub mod verify;
+
+pub use error::{Error, Result};

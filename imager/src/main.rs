@@ -1,3 +1,7 @@
 //! The `imager` command.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    imager::cli::main()
+}

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use imager::extent::{Extent, ExtentSet};
 use imager::read_at::ReadAt;
@@ -31,6 +31,53 @@ impl ReadAt for FileVolume {
 
     fn size(&self) -> u64 {
         self.size
+    }
+}
+
+/// A volume some of whose bytes are not those of the one below.
+pub(crate) struct Overlay<'a> {
+    pub(crate) below: &'a dyn ReadAt,
+    /// By offset, in any order.
+    pub(crate) patches: Vec<(u64, Vec<u8>)>,
+}
+
+impl ReadAt for Overlay<'_> {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> std::io::Result<()> {
+        self.below.read_at(offset, buf)?;
+        let wanted = Extent::new(offset, u64::try_from(buf.len()).unwrap());
+        for (at, bytes) in &self.patches {
+            let patch = Extent::new(*at, u64::try_from(bytes.len()).unwrap());
+            let both = patch.intersection(wanted);
+            if !both.is_empty() {
+                let within = |outer: Extent| {
+                    let start = usize::try_from(both.start - outer.start).unwrap();
+                    start..start + usize::try_from(both.len).unwrap()
+                };
+                buf[within(wanted)].copy_from_slice(&bytes[within(patch)]);
+            }
+        }
+        Ok(())
+    }
+
+    fn size(&self) -> u64 {
+        self.below.size()
+    }
+}
+
+/// A directory for disk images, in memory where that is possible, gone when dropped.
+pub(crate) struct Scratch(tempfile::TempDir);
+
+impl Scratch {
+    pub(crate) fn new() -> Self {
+        Self(tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap())
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        self.0.path()
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
     }
 }
 

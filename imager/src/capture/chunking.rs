@@ -1,0 +1,182 @@
+//! Cutting a stream of blocks into chunks where their content says so.
+//!
+//! One XXH3 hash per 4 KiB block; a cut after a block when the chunk has its minimum and the hash is 0 modulo
+//! the average in blocks, at the maximum, and wherever the stream has a gap, zeros, or a new span of the
+//! block map. So the same file gives the same chunks wherever it lies on the grid. Must not know: ids, packs.
+
+#![forbid(unsafe_code)]
+
+use std::sync::Arc;
+
+use super::reading::Segment;
+use crate::extent::Extent;
+use crate::repo::block_map::SPAN;
+use crate::repo::config::ChunkSizes;
+
+const BLOCK: u64 = 4096;
+
+/// A part of a chunk: bytes of one segment, relative to the region.
+#[derive(Clone)]
+pub(crate) struct Piece {
+    pub segment: Arc<Segment>,
+    pub extent: Extent,
+}
+
+impl Piece {
+    pub(crate) fn bytes(&self) -> &[u8] {
+        self.segment.bytes(self.extent)
+    }
+}
+
+/// What becomes a record of the block map.
+pub(crate) enum Cut {
+    /// A chunk; its pieces are consecutive.
+    Chunk(Vec<Piece>),
+    /// Zeros, relative to the region.
+    Zero(Extent),
+    /// Unreadable bytes, relative to the region.
+    Unreadable(Extent),
+}
+
+/// Cuts the segments of one region; finished cuts are taken with [`Chunker::take`].
+pub(crate) struct Chunker {
+    sizes: ChunkSizes,
+    average_blocks: u64,
+    open: Vec<Piece>,
+    open_extent: Extent,
+    finished: Vec<Cut>,
+}
+
+impl Chunker {
+    pub(crate) fn new(sizes: ChunkSizes) -> Self {
+        Self {
+            sizes,
+            average_blocks: (u64::from(sizes.average) / BLOCK).max(1),
+            open: Vec::new(),
+            open_extent: Extent::new(0, 0),
+            finished: Vec::new(),
+        }
+    }
+
+    /// Goes over the wanted bytes of a segment that lies behind the ones before.
+    pub(crate) fn push(&mut self, segment: &Arc<Segment>) {
+        for wanted in &segment.job.wanted {
+            let mut at = wanted.start;
+            while at < wanted.end() {
+                let block = Extent::between(at, wanted.end().min(at - at % BLOCK + BLOCK));
+                if segment.bad.is_empty() || segment.bad.intersect(block).next().is_none() {
+                    self.push_block(segment, block);
+                } else {
+                    self.push_damaged_block(segment, block);
+                }
+                at = block.end();
+            }
+        }
+    }
+
+    fn push_block(&mut self, segment: &Arc<Segment>, block: Extent) {
+        let bytes = segment.bytes(block);
+        if is_zero(bytes) {
+            self.push_zero(block);
+            return;
+        }
+        if block.start != self.open_extent.end() || block.start.is_multiple_of(SPAN) {
+            self.flush();
+        }
+        self.append(segment, block);
+        let len = self.open_extent.len;
+        let cut = len >= u64::from(self.sizes.max)
+            || len >= u64::from(self.sizes.min)
+                && twox_hash::XxHash3_64::oneshot(bytes).is_multiple_of(self.average_blocks);
+        if cut {
+            self.flush();
+        }
+    }
+
+    /// What is readable of the block becomes chunks of its own.
+    fn push_damaged_block(&mut self, segment: &Arc<Segment>, block: Extent) {
+        self.flush();
+        let mut at = block.start;
+        let bad: Vec<Extent> = segment.bad.intersect(block).collect();
+        for bad in bad {
+            self.push_readable(segment, Extent::between(at, bad.start));
+            self.finished.push(Cut::Unreadable(bad));
+            at = bad.end();
+        }
+        self.push_readable(segment, Extent::between(at, block.end()));
+    }
+
+    fn push_readable(&mut self, segment: &Arc<Segment>, extent: Extent) {
+        if extent.is_empty() {
+        } else if is_zero(segment.bytes(extent)) {
+            self.push_zero(extent);
+        } else {
+            self.append(segment, extent);
+            self.flush();
+        }
+    }
+
+    /// Zeros that lie behind everything before.
+    pub(crate) fn push_zero(&mut self, extent: Extent) {
+        self.flush();
+        match self.finished.last_mut() {
+            Some(Cut::Zero(last)) if last.end() == extent.start => {
+                *last = Extent::new(last.start, last.len + extent.len)
+            }
+            _ => self.finished.push(Cut::Zero(extent)),
+        }
+    }
+
+    fn append(&mut self, segment: &Arc<Segment>, block: Extent) {
+        match self.open.last_mut() {
+            Some(last) if Arc::ptr_eq(&last.segment, segment) => {
+                last.extent = Extent::between(last.extent.start, block.end());
+            }
+            _ => self.open.push(Piece { segment: Arc::clone(segment), extent: block }),
+        }
+        if self.open_extent.is_empty() {
+            self.open_extent = block;
+        } else {
+            self.open_extent = Extent::between(self.open_extent.start, block.end());
+        }
+    }
+
+    /// Ends the chunk in hand, as at the end of a region.
+    pub(crate) fn flush(&mut self) {
+        if !self.open.is_empty() {
+            self.finished.push(Cut::Chunk(std::mem::take(&mut self.open)));
+        }
+        self.open_extent = Extent::new(0, 0);
+    }
+
+    /// The cuts that are finished so far.
+    pub(crate) fn take(&mut self) -> Vec<Cut> {
+        std::mem::take(&mut self.finished)
+    }
+}
+
+/// Whether all bytes are zero; written so that the compiler makes wide loads of it.
+pub(crate) fn is_zero(bytes: &[u8]) -> bool {
+    let (words, rest) = bytes.as_chunks::<64>();
+    words.iter().all(|word| word.iter().fold(0, |all, byte| all | byte) == 0) && rest.iter().all(|&byte| byte == 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zero_means_every_byte() {
+        for len in [0, 1, 63, 64, 65, 512, 4096] {
+            let mut bytes = vec![0u8; len];
+            assert!(is_zero(&bytes));
+            for at in [0, len / 2, len.saturating_sub(1)] {
+                if let Some(byte) = bytes.get_mut(at) {
+                    *byte = 1;
+                    assert!(!is_zero(&bytes), "{len} {at}");
+                    bytes[at] = 0;
+                }
+            }
+        }
+    }
+}

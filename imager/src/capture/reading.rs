@@ -1,0 +1,141 @@
+//! Reading a disk with several requests in flight, delivered in order.
+//!
+//! A read that fails is tried again in smaller parts, down to the sector; what stays unreadable is
+//! reported and reads as zeros. Must not know: chunks, repositories.
+
+use std::io;
+use std::sync::Arc;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use super::jobs::ReadJob;
+use crate::disk::source::{AlignedBuf, Source};
+use crate::error::{Error, Result};
+use crate::extent::{Extent, ExtentSet};
+
+/// A buffer that goes back to its pool when it is dropped.
+pub(crate) struct PooledBuf {
+    buf: Option<AlignedBuf>,
+    home: Sender<AlignedBuf>,
+}
+
+impl PooledBuf {
+    pub(crate) fn as_slice(&self) -> &[u8] {
+        self.buf.as_ref().map_or(&[], AlignedBuf::as_slice)
+    }
+
+    fn as_mut_slice(&mut self) -> &mut [u8] {
+        self.buf.as_mut().map_or(&mut [], AlignedBuf::as_mut_slice)
+    }
+}
+
+impl Drop for PooledBuf {
+    fn drop(&mut self) {
+        if let Some(buf) = self.buf.take() {
+            // Nobody is waiting for it any more: then the memory is freed.
+            let _ = self.home.send(buf);
+        }
+    }
+}
+
+/// A bounded number of buffers of one size.
+pub(crate) struct BufferPool {
+    give: Sender<AlignedBuf>,
+    take: Receiver<AlignedBuf>,
+}
+
+impl BufferPool {
+    pub(crate) fn new(count: usize, size: usize) -> Self {
+        let (give, take) = bounded(count);
+        for _ in 0..count {
+            let _ = give.send(AlignedBuf::new(size));
+        }
+        Self { give, take }
+    }
+
+    /// Waits for a free buffer.
+    pub(crate) fn get(&self) -> Option<PooledBuf> {
+        self.take.recv().ok().map(|buf| PooledBuf { buf: Some(buf), home: self.give.clone() })
+    }
+}
+
+/// What one read gave.
+pub(crate) struct Segment {
+    pub job: ReadJob,
+    buf: PooledBuf,
+    /// What could not be read, relative to the region.
+    pub bad: ExtentSet,
+}
+
+impl Segment {
+    /// Bytes of the segment, relative to the region. They must lie within the job.
+    pub(crate) fn bytes(&self, extent: Extent) -> &[u8] {
+        let start = usize::try_from(extent.start - self.job.extent.start).unwrap_or(usize::MAX);
+        let len = usize::try_from(extent.len).unwrap_or(usize::MAX);
+        self.buf.as_slice().get(start..start.saturating_add(len)).unwrap_or_default()
+    }
+}
+
+/// A read that somebody will carry out, and where its result goes.
+pub(crate) struct Request {
+    pub job: ReadJob,
+    pub buf: PooledBuf,
+    pub reply: Sender<Result<Arc<Segment>>>,
+}
+
+/// Carries out requests until there are none left. Several threads may do so at once.
+pub(crate) fn serve(source: &dyn Source, requests: &Receiver<Request>) {
+    for Request { job, mut buf, reply } in requests {
+        let result = read(source, &job, &mut buf).map(|bad| Arc::new(Segment { job, buf, bad }));
+        // The receiver is gone when the capture has failed elsewhere.
+        let _ = reply.send(result);
+    }
+}
+
+fn read(source: &dyn Source, job: &ReadJob, buf: &mut PooledBuf) -> Result<ExtentSet> {
+    let len = usize::try_from(job.extent.len).map_err(|_| Error::Internal("a read of impossible length".into()))?;
+    let bytes =
+        buf.as_mut_slice().get_mut(..len).ok_or_else(|| Error::Internal("a read larger than its buffer".into()))?;
+    if source.read_at(job.region_start + job.extent.start, bytes).is_ok() {
+        return Ok(ExtentSet::new());
+    }
+    let mut bad = ExtentSet::new();
+    for wanted in &job.wanted {
+        let start = usize::try_from(wanted.start - job.extent.start).unwrap_or(usize::MAX);
+        let len = usize::try_from(wanted.len).unwrap_or(usize::MAX);
+        if let Some(part) = bytes.get_mut(start..start.saturating_add(len)) {
+            read_in_parts(source, job.region_start, wanted.start, part, &mut bad)?;
+        }
+    }
+    Ok(bad)
+}
+
+/// Tries `buf` as a whole, then in sixteenths, down to the sector.
+fn read_in_parts(source: &dyn Source, region_start: u64, at: u64, buf: &mut [u8], bad: &mut ExtentSet) -> Result<()> {
+    let error = match source.read_at(region_start + at, buf) {
+        Ok(()) => return Ok(()),
+        Err(error) => error,
+    };
+    if let Some(detail) = source.vanished().or_else(|| is_fatal(&error).then(|| error.to_string())) {
+        return Err(Error::SourceVanished { path: source.identity().path.clone(), detail });
+    }
+    let sector = usize::try_from(source.identity().logical_sector.max(512)).unwrap_or(512);
+    if buf.len() <= sector {
+        buf.fill(0);
+        bad.insert(Extent::new(at, buf.len() as u64));
+        return Ok(());
+    }
+    let part = (buf.len() / 16).next_multiple_of(sector).max(sector);
+    let mut offset = at;
+    for piece in buf.chunks_mut(part) {
+        let len = piece.len() as u64;
+        read_in_parts(source, region_start, offset, piece, bad)?;
+        offset += len;
+    }
+    Ok(())
+}
+
+/// Errors that no smaller read will cure: the device is not there any more.
+fn is_fatal(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(nix::libc::ENODEV | nix::libc::ENXIO | nix::libc::EBADF))
+}

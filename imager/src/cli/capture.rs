@@ -1,0 +1,219 @@
+//! `imager inspect` and `imager capture`.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use clap::Args;
+
+use super::draw::{Drawing, DrawnVolume, bar, partitions};
+use super::watch::Watch;
+use super::{Global, Spare, open, parse_size, print_json};
+use crate::capture::{self, Level, Options, Verify};
+use crate::disk::identity;
+use crate::disk::source::{Source, SourceDisk};
+use crate::error::{Error, Result};
+use crate::layout::{self, Layout, Wanted};
+use crate::memory::Budget;
+use crate::units::{duration, size};
+
+#[derive(Args)]
+pub(super) struct Inspect {
+    /// A block device or a disk-image file.
+    disk: PathBuf,
+    /// Size of a sector in bytes, for a disk-image file whose table does not tell.
+    #[arg(long, value_parser = ["512", "4096"])]
+    sector_size: Option<String>,
+}
+
+#[derive(Args)]
+pub(super) struct Capture {
+    /// Block devices or disk-image files: all disks of one machine.
+    #[arg(required = true, value_name = "SOURCE")]
+    sources: Vec<PathBuf>,
+    /// A name for the image.
+    #[arg(long)]
+    name: Option<String>,
+    /// A note that is kept with it.
+    #[arg(long, value_name = "TEXT")]
+    note: Option<String>,
+    /// Read every sector, not only what is in use.
+    #[arg(long)]
+    all_sectors: bool,
+    /// Compression: `auto`, or a zstd level from 1 to 22.
+    #[arg(long, default_value = "auto", value_parser = parse_level)]
+    level: Level,
+    /// Memory to stay within. [default: half of what is free]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    memory: Option<u64>,
+    /// Leave out the content of such files; restored, they are zeros.
+    #[arg(long, value_enum, value_name = "KIND")]
+    leave_out: Vec<Spare>,
+    /// Capture disks that are mounted for writing all the same. Such an image may mix old and new blocks.
+    #[arg(long)]
+    live: bool,
+    /// Size of a sector in bytes, for disk-image files whose table does not tell.
+    #[arg(long, value_parser = ["512", "4096"])]
+    sector_size: Option<String>,
+    /// Do not check the seals of what was stored.
+    #[arg(long, conflicts_with = "verify_data")]
+    no_verify: bool,
+    /// Read everything back that was stored.
+    #[arg(long)]
+    verify_data: bool,
+}
+
+fn parse_level(text: &str) -> std::result::Result<Level, String> {
+    if text == "auto" {
+        return Ok(Level::Auto);
+    }
+    match text.parse() {
+        Ok(level @ 1..=22) => Ok(Level::Fixed(level)),
+        _ => Err("give `auto` or a number from 1 to 22".into()),
+    }
+}
+
+fn parse_sector(text: Option<&String>) -> Option<u32> {
+    text.and_then(|text| text.parse().ok())
+}
+
+/// A layout as the drawings want it.
+fn drawing(layout: &Layout) -> Drawing<'_> {
+    let volumes = layout.volumes.iter().map(|volume| DrawnVolume {
+        partition: volume.partition,
+        start: volume.place.start,
+        len: volume.place.len,
+        kind: &volume.file_system.kind,
+        label: volume.file_system.label.as_deref(),
+        used: volume.file_system.used.total(),
+        notes: &volume.file_system.notes,
+    });
+    Drawing { size: layout.size, table: &layout.table, volumes: volumes.collect() }
+}
+
+pub(super) fn inspect(global: &Global, args: &Inspect) -> Result<u8> {
+    let mut source = SourceDisk::open(&args.disk)?;
+    source.set_sector_size(parse_sector(args.sector_size.as_ref()));
+    let layout =
+        layout::read(&source, source.sector_size(), &Wanted::default()).map_err(Error::io("read", &args.disk))?;
+    let identity = source.identity();
+    if global.json {
+        let volumes: Vec<_> = layout
+            .volumes
+            .iter()
+            .map(|volume| {
+                let fs = &volume.file_system;
+                serde_json::json!({
+                    "partition": volume.partition, "start": volume.place.start, "len": volume.place.len,
+                    "kind": fs.kind, "label": fs.label, "uuid": fs.uuid, "block_size": fs.block_size,
+                    "used": fs.used.total(), "notes": fs.notes,
+                    "spare_files": fs.spare_files.iter().map(|file| serde_json::json!({
+                        "path": file.path, "kind": file.kind, "bytes": file.extents.total() })).collect::<Vec<_>>(),
+                })
+            })
+            .collect();
+        print_json(&serde_json::json!({
+            "type": "disk", "identity": identity, "table": layout.table, "volumes": volumes,
+            "wanted": layout.wanted_bytes(), "warnings": layout.warnings,
+        }));
+        return Ok(0);
+    }
+    println!("{identity}: {}, sectors of {} bytes", size(identity.size), layout.table.sector_size);
+    println!("{}", bar(&drawing(&layout)));
+    print!("{}", partitions(&drawing(&layout)));
+    for warning in &layout.warnings {
+        println!("  warning: {warning}");
+    }
+    println!("An image of it reads {}.", size(layout.wanted_bytes()));
+    Ok(0)
+}
+
+pub(super) fn capture(global: &Global, args: Capture) -> Result<u8> {
+    let sector = parse_sector(args.sector_size.as_ref());
+    let mut sources: Vec<Box<dyn Source>> = Vec::new();
+    let mut live = Vec::new();
+    for path in &args.sources {
+        live.extend(mounted_for_writing(path)?);
+        let mut source = SourceDisk::open(path)?;
+        source.set_sector_size(sector);
+        sources.push(Box::new(source));
+    }
+    if let (Some(first), false) = (live.first(), args.live) {
+        return Err(Error::Usage(format!(
+            "{first}: an image of it would mix old and new blocks. Unmount it, or remount it read-only, or boot the machine from Lifeboat's medium; --live captures it all the same"
+        )));
+    }
+    let repository = open::repository(global)?;
+    let watch = Watch::start(global, "capture")?;
+    for warning in &live {
+        watch.progress().say(format!("warning: {warning}: the image may mix old and new blocks"));
+    }
+    let options = Options {
+        name: args.name,
+        note: args.note,
+        wanted: Wanted {
+            all_sectors: args.all_sectors,
+            leave_out: args.leave_out.into_iter().map(Into::into).collect(),
+        },
+        level: args.level,
+        memory: args.memory.map_or_else(Budget::of_this_machine, Budget::new),
+        verify: match (args.no_verify, args.verify_data) {
+            (true, _) => Verify::Presence,
+            (_, true) => Verify::Data,
+            _ => Verify::Seals,
+        },
+        live,
+    };
+    let began = Instant::now();
+    let captured = capture::capture(&repository, &sources, &options, watch.progress());
+    let level = watch.progress().level.load(std::sync::atomic::Ordering::Relaxed);
+    drop(watch);
+    let captured = captured?;
+    let stats = captured.manifest.stats;
+    let unreadable: u64 =
+        captured.manifest.disks.iter().flat_map(|disk| &disk.unreadable).map(|extent| extent.len).sum();
+    if global.json {
+        print_json(&serde_json::json!({
+            "type": "captured", "image": captured.id.to_string(), "name": captured.manifest.name,
+            "seconds": began.elapsed().as_secs_f64(), "stats": stats, "unreadable": unreadable,
+        }));
+    } else {
+        println!("image {}  {}", captured.id, captured.manifest.name.as_deref().unwrap_or_default());
+        println!(
+            "{} in use, of which {} were known and {} zeros; {} new, stored as {} (level {level}), in {}",
+            size(stats.read),
+            size(stats.known),
+            size(stats.zero),
+            size(stats.new),
+            size(stats.stored),
+            duration(began.elapsed()),
+        );
+        if unreadable > 0 {
+            println!(
+                "{} could not be read and will be restored as zeros; `imager show {}` says where",
+                size(unreadable),
+                captured.id
+            );
+        }
+    }
+    Ok(if unreadable > 0 { 10 } else { 0 })
+}
+
+/// What of a source is mounted for writing, in words.
+fn mounted_for_writing(path: &Path) -> Result<Vec<String>> {
+    let uses = identity::uses_of(path).map_err(Error::io("look who uses", path))?;
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let is_writable = |place: &Path| {
+        mounts.lines().any(|line| {
+            let mut words = line.split(' ').skip(1);
+            let at = words.next().map(|at| at.replace("\\040", " "));
+            let options = words.nth(1).unwrap_or_default();
+            at.as_deref() == place.to_str() && options.split(',').any(|option| option == "rw")
+        })
+    };
+    let mounted = uses.mounted_at.iter().filter(|(_, place)| is_writable(place));
+    let mut found: Vec<String> = mounted
+        .map(|(device, place)| format!("{} is mounted for writing at {}", device.display(), place.display()))
+        .collect();
+    found.extend(uses.swap.iter().map(|swap| format!("{} is in use as swap space", swap.display())));
+    Ok(found)
+}

@@ -1,0 +1,190 @@
+//! `imager images`, `show`, `diff` and `forget`.
+
+use clap::Args;
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
+use super::draw::{Drawing, DrawnVolume, bar, partitions, table};
+use super::{Global, open, print_json};
+use crate::error::{Error, Result};
+use crate::repo::index::with_fresh_index;
+use crate::repo::manifest::{DiskImage, ImageId, Manifest};
+use crate::retention::Policy;
+use crate::units::size;
+
+#[derive(Args)]
+pub(super) struct Forget {
+    /// Images to remove, by beginning of id, name, or `latest`.
+    images: Vec<String>,
+    /// Of each machine, keep the newest N images.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    keep_last: usize,
+    /// Of each machine, keep the newest image of each of N days.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    keep_daily: usize,
+    /// Of each machine, keep the newest image of each of N weeks.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    keep_weekly: usize,
+    /// Of each machine, keep the newest image of each of N months.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    keep_monthly: usize,
+    /// Only say what would be removed.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// Local time, to the minute.
+fn when(time: Timestamp) -> String {
+    time.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M").to_string()
+}
+
+/// Enough of an id to tell images apart.
+fn short_id(id: ImageId) -> String {
+    id.to_string().chars().take(8).collect()
+}
+
+pub(super) fn images(global: &Global) -> Result<u8> {
+    let (images, damaged) = open::repository(global)?.images()?;
+    if global.json {
+        for (id, manifest) in &images {
+            print_json(&serde_json::json!({ "type": "image", "id": id.to_string(), "manifest": manifest }));
+        }
+    } else if images.is_empty() {
+        println!("no images yet; `imager capture DISK` makes one");
+    } else {
+        let heading = ["Image", "When", "Name", "Machine", "Disks", "Size", "In use", "Added"];
+        let mut rows = vec![heading.map(str::to_owned)];
+        rows.extend(images.iter().map(|(id, manifest)| {
+            [
+                short_id(*id),
+                when(manifest.created),
+                manifest.name.clone().unwrap_or_default(),
+                manifest.machine_words(),
+                manifest.disks.len().to_string(),
+                size(manifest.disks.iter().map(|disk| disk.size).sum()),
+                size(manifest.stats.read),
+                size(manifest.stats.stored),
+            ]
+        }));
+        print!("{}", table(&rows));
+    }
+    for (_, error) in &damaged {
+        eprintln!("imager: {error}");
+    }
+    Ok(if damaged.is_empty() { 0 } else { 4 })
+}
+
+/// A captured disk as the drawings want it.
+fn drawing(disk: &DiskImage) -> Drawing<'_> {
+    let volumes = disk.volumes.iter().map(|volume| DrawnVolume {
+        partition: volume.partition,
+        start: volume.start,
+        len: volume.len,
+        kind: &volume.kind,
+        label: volume.label.as_deref(),
+        used: volume.used,
+        notes: &volume.notes,
+    });
+    Drawing { size: disk.size, table: &disk.table, volumes: volumes.collect() }
+}
+
+pub(super) fn show(global: &Global, image: &str) -> Result<u8> {
+    let (id, manifest) = open::repository(global)?.find_image(image)?;
+    if global.json {
+        print_json(&serde_json::json!({ "type": "image", "id": id.to_string(), "manifest": manifest }));
+        return Ok(0);
+    }
+    println!("image    {id}");
+    for (title, text) in [("name", &manifest.name), ("note", &manifest.note)] {
+        if let Some(text) = text {
+            println!("{title:<8} {text}");
+        }
+    }
+    println!("taken    {} by {}", when(manifest.created), manifest.tool);
+    println!("machine  {}", manifest.machine_words());
+    let stats = manifest.stats;
+    println!("cost     {} in use, {} new, stored as {}", size(stats.read), size(stats.new), size(stats.stored));
+    for (number, disk) in manifest.disks.iter().enumerate() {
+        let all = if disk.all_sectors { ", every sector" } else { "" };
+        println!("\ndisk {number}: {}: {}, sectors of {} bytes{all}", disk.identity, size(disk.size), disk.sector_size);
+        println!("{}", bar(&drawing(disk)));
+        print!("{}", partitions(&drawing(disk)));
+        for warning in &disk.warnings {
+            println!("  warning: {warning}");
+        }
+        for extent in &disk.unreadable {
+            let place = manifest.place(number, extent.start);
+            println!("  unreadable: {} bytes at byte {}, {place}", extent.len, extent.start);
+        }
+    }
+    Ok(0)
+}
+
+pub(super) fn diff(global: &Global, old: &str, new: &str) -> Result<u8> {
+    let repository = open::repository(global)?;
+    let ((_, old), (_, new)) = (repository.find_image(old)?, repository.find_image(new)?);
+    let disks = with_fresh_index(|| crate::diff::diff(&repository, &old, &new))?;
+    if global.json {
+        print_json(&serde_json::json!({ "type": "diff", "disks": disks }));
+        return Ok(0);
+    }
+    for disk in &disks {
+        match disk.numbers {
+            (None, _) => println!("{}: only in the newer image", disk.disk),
+            (_, None) => println!("{}: only in the older image", disk.disk),
+            _ if disk.same_table => println!("{}:", disk.disk),
+            _ => println!("{}: the partition table differs", disk.disk),
+        }
+        let mut rows = vec![["Part", "Changed", "Added", "Removed", "In use"].map(str::to_owned)];
+        rows.extend(disk.parts.iter().map(|part| {
+            [part.place.clone(), size(part.changed), size(part.added), size(part.removed), size(part.used)]
+        }));
+        print!("{}", table(&rows));
+    }
+    Ok(0)
+}
+
+pub(super) fn forget(global: &Global, args: &Forget) -> Result<u8> {
+    let policy =
+        Policy { last: args.keep_last, daily: args.keep_daily, weekly: args.keep_weekly, monthly: args.keep_monthly };
+    if args.images.is_empty() == policy.is_empty() {
+        return Err(Error::Usage(
+            "name images to forget, or give rules for what to keep (--keep-last N …), not both".into(),
+        ));
+    }
+    let repository = open::repository(global)?;
+    let mut forgotten: Vec<(ImageId, Manifest)> = Vec::new();
+    for words in &args.images {
+        forgotten.push(repository.find_image(words)?);
+    }
+    if !policy.is_empty() {
+        let (images, damaged) = repository.images()?;
+        if let Some((_, error)) = damaged.into_iter().next() {
+            return Err(error);
+        }
+        let facts: Vec<_> =
+            images.iter().map(|(id, manifest)| (manifest.machine_id.clone(), *id, manifest.created)).collect();
+        let ids = policy.forgets(&facts, &TimeZone::system());
+        forgotten.extend(images.into_iter().filter(|(id, _)| ids.contains(id)));
+    }
+    for (id, manifest) in &forgotten {
+        if !args.dry_run {
+            repository.forget_image(*id)?;
+        }
+        if global.json {
+            print_json(&serde_json::json!({ "type": "forgotten", "image": id.to_string(), "dry_run": args.dry_run }));
+        } else {
+            let verb = if args.dry_run { "would forget" } else { "forgot" };
+            println!(
+                "{verb} {}  {}  {}",
+                short_id(*id),
+                when(manifest.created),
+                manifest.name.as_deref().unwrap_or_default()
+            );
+        }
+    }
+    if !global.json {
+        println!("{} images; `imager prune` frees their space", forgotten.len());
+    }
+    Ok(0)
+}

@@ -1,0 +1,73 @@
+//! Opening repositories and asking for passwords.
+
+use std::io::IsTerminal;
+use std::path::Path;
+use std::sync::Arc;
+
+use zeroize::Zeroizing;
+
+use super::Global;
+use crate::error::{Error, Result};
+use crate::repo::Repository;
+use crate::repo::store::{CrateStore, Store};
+
+/// The store that `location` names.
+pub(super) fn store(location: &str) -> Result<Arc<dyn Store>> {
+    let path = Path::new(location);
+    if !path.is_dir() {
+        return Err(Error::NoRepository(location.to_owned()));
+    }
+    Ok(Arc::new(CrateStore::local(path)?))
+}
+
+/// Opens the repository of the arguments.
+pub(super) fn repository(global: &Global) -> Result<Arc<Repository>> {
+    let location = global
+        .repo
+        .as_deref()
+        .ok_or_else(|| Error::Usage("which repository? Give it with --repo or in IMAGER_REPO".into()))?;
+    Ok(Arc::new(Repository::open(store(location)?, || password(global, "Password of the repository: "))?))
+}
+
+/// The password, from a file, the environment or the terminal.
+pub(super) fn password(global: &Global, prompt: &str) -> Result<Zeroizing<Vec<u8>>> {
+    if let Some(path) = &global.password_file {
+        return from_file(path);
+    }
+    if let Some(password) = std::env::var_os("IMAGER_PASSWORD") {
+        return Ok(Zeroizing::new(password.into_encoded_bytes()));
+    }
+    if !std::io::stdin().is_terminal() {
+        return Err(Error::PasswordNeeded);
+    }
+    let typed = rpassword::prompt_password(prompt).map_err(Error::io("read the password from", "the terminal"))?;
+    Ok(Zeroizing::new(typed.into_bytes()))
+}
+
+/// A new password, typed twice on a terminal.
+pub(super) fn new_password(file: Option<&Path>, prompt: &str) -> Result<Zeroizing<Vec<u8>>> {
+    if let Some(path) = file {
+        return from_file(path);
+    }
+    if !std::io::stdin().is_terminal() {
+        return Err(Error::PasswordNeeded);
+    }
+    let read =
+        |prompt: &str| rpassword::prompt_password(prompt).map_err(Error::io("read the password from", "the terminal"));
+    let (first, second) = (Zeroizing::new(read(prompt)?), Zeroizing::new(read("The same again: ")?));
+    if *first != *second {
+        return Err(Error::Usage("the two passwords differ".into()));
+    }
+    not_empty(Zeroizing::new(first.as_bytes().to_vec()))
+}
+
+/// The first line of a file.
+fn from_file(path: &Path) -> Result<Zeroizing<Vec<u8>>> {
+    let bytes = Zeroizing::new(std::fs::read(path).map_err(Error::io("read the password from", path))?);
+    let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    not_empty(Zeroizing::new(line.strip_suffix(b"\r").unwrap_or(line).to_vec()))
+}
+
+fn not_empty(password: Zeroizing<Vec<u8>>) -> Result<Zeroizing<Vec<u8>>> {
+    if password.is_empty() { Err(Error::Usage("the password is empty".into())) } else { Ok(password) }
+}

@@ -1,0 +1,141 @@
+//! Progress on a terminal as a bar, for programs as lines of JSON; Ctrl-C.
+
+use std::io::IsTerminal;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+use super::{Global, print_json};
+use crate::error::{Error, Result};
+use crate::progress::Progress;
+use crate::units::{duration, size};
+
+/// Shows a job's progress until it is dropped.
+pub(super) struct Watch {
+    progress: Arc<Progress>,
+    done: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Watch {
+    /// Starts watching. The first Ctrl-C asks the job to stop, the second ends the process at once.
+    pub(super) fn start(global: &Global, verb: &'static str) -> Result<Self> {
+        let progress = Arc::new(Progress::new());
+        let done = Arc::new(AtomicBool::new(false));
+        let interrupted = Arc::new(AtomicBool::new(false));
+        for signal in [SIGINT, SIGTERM] {
+            let register = signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&interrupted))
+                .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&interrupted)));
+            register.map_err(|error| Error::Internal(format!("cannot watch for Ctrl-C: {error}")))?;
+        }
+        let shared = (Arc::clone(&progress), Arc::clone(&done));
+        let json = global.json;
+        let thread = std::thread::Builder::new()
+            .name("progress".into())
+            .spawn(move || show(&shared.0, &shared.1, &interrupted, verb, json))
+            .map_err(|error| Error::Internal(format!("cannot start a thread: {error}")))?;
+        Ok(Self { progress, done, thread: Some(thread) })
+    }
+
+    /// The counters that the job counts with.
+    pub(super) fn progress(&self) -> &Arc<Progress> {
+        &self.progress
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.done.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
+            let _ = thread.join();
+        }
+    }
+}
+
+fn show(progress: &Progress, done: &AtomicBool, interrupted: &AtomicBool, verb: &str, json: bool) {
+    let is_terminal = std::io::stderr().is_terminal() && !json;
+    let bar = ProgressBar::with_draw_target(
+        None,
+        if is_terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() },
+    );
+    if let Ok(style) = ProgressStyle::with_template("{prefix} [{bar:30}] {msg}") {
+        bar.set_style(style.progress_chars("=> "));
+    }
+    let mut state = State { phase: None, began: Instant::now(), told: Instant::now(), stopping: false };
+    loop {
+        let over = done.load(Ordering::Relaxed);
+        for message in progress.take_messages() {
+            if json {
+                print_json(&serde_json::json!({ "type": "message", "message": message }));
+            } else {
+                bar.suspend(|| eprintln!("{message}"));
+            }
+        }
+        if interrupted.load(Ordering::Relaxed) && !state.stopping {
+            state.stopping = true;
+            progress.stop();
+            if !json {
+                bar.suspend(|| eprintln!("stopping; once more ends at once"));
+            }
+        }
+        if over {
+            break;
+        }
+        state.tell(progress, &bar, verb, json);
+        std::thread::park_timeout(Duration::from_millis(100));
+    }
+    bar.finish_and_clear();
+}
+
+struct State {
+    phase: Option<crate::progress::Phase>,
+    began: Instant,
+    told: Instant,
+    stopping: bool,
+}
+
+impl State {
+    fn tell(&mut self, progress: &Progress, bar: &ProgressBar, verb: &str, json: bool) {
+        let phase = progress.phase();
+        if phase != self.phase {
+            self.phase = phase;
+            self.began = Instant::now();
+        }
+        let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        let (done, total) = (load(&progress.done), load(&progress.total));
+        let elapsed = self.began.elapsed();
+        let rate = u64::try_from(u128::from(done) * 1000 / elapsed.as_millis().max(1)).unwrap_or(0);
+        let left = (rate > 0 && total > done).then(|| Duration::from_secs((total - done) / rate));
+        let word = phase.map_or("starting", crate::progress::Phase::word);
+        if json {
+            if self.told.elapsed() >= Duration::from_secs(1) {
+                self.told = Instant::now();
+                print_json(&serde_json::json!({
+                    "type": "progress", "job": verb, "phase": word, "done": done, "total": total,
+                    "bytes_per_second": rate, "seconds_left": left.map(|left| left.as_secs()),
+                    "zero": load(&progress.zero), "known": load(&progress.known), "new": load(&progress.new),
+                    "stored": load(&progress.stored), "level": load(&progress.level),
+                }));
+            }
+            return;
+        }
+        bar.set_prefix(format!("{verb}: {word}"));
+        bar.set_length(total.max(1));
+        bar.set_position(done.min(total));
+        let mut message = format!("{} of {}, {}/s", size(done), size(total), size(rate));
+        if let Some(left) = left {
+            message += &format!(", {} left", duration(left));
+        }
+        let (known, new, stored) = (load(&progress.known), load(&progress.new), load(&progress.stored));
+        if verb == "capture" && new + known > 0 {
+            message += &format!("; known {}, new {} stored as {}", size(known), size(new), size(stored));
+        }
+        bar.set_message(message);
+        bar.tick();
+    }
+}

@@ -1,0 +1,241 @@
+//! The two kinds of objects that are read before there is a key: the repository's `config` and its key
+//! slots. Each is one line of JSON and one line with the BLAKE3 hash of the first, so that damage can be
+//! told from a wrong password.
+
+#![forbid(unsafe_code)]
+
+use argon2::{Algorithm, Argon2, Params, Version};
+use bytes::Bytes;
+use jiff::Timestamp;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use super::seal::{MasterSecret, SealingKey, Suite, random};
+use crate::error::{Error, Result};
+
+/// The format that this program writes, and the highest that it reads.
+pub const FORMAT_VERSION: u64 = 1;
+/// The config object's name.
+pub const CONFIG: &str = "config";
+/// The folder of the key slots.
+pub const KEYS: &str = "keys";
+
+/// What a repository was made with. Never changes.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Config {
+    /// Format version; see [`FORMAT_VERSION`].
+    pub version: u64,
+    /// Random id, 16 bytes in hexadecimal.
+    pub id: Hex<16>,
+    /// When it was made.
+    pub created: Timestamp,
+    /// How it seals.
+    pub seal: Suite,
+    /// The master secret of an unencrypted repository.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub public_secret: Option<Hex<32>>,
+    /// How it cuts chunks.
+    pub chunks: ChunkSizes,
+}
+
+/// Sizes of chunks in bytes: powers of two, multiples of 4 KiB.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChunkSizes {
+    /// No cut before this size.
+    pub min: u32,
+    /// The average that the cuts aim at, in content that is random.
+    pub average: u32,
+    /// A cut at this size at the latest.
+    pub max: u32,
+}
+
+impl ChunkSizes {
+    /// A quarter of the average, the average, four times the average.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] when `average` is not a power of two from 16 KiB to 4 MiB.
+    pub fn around(average: u64) -> Result<Self> {
+        match u32::try_from(average) {
+            Ok(average) if average.is_power_of_two() && (16 << 10..=4 << 20).contains(&average) => {
+                Ok(Self { min: average / 4, average, max: average * 4 })
+            }
+            _ => Err(Error::Usage(format!(
+                "the average chunk size {average} is not a power of two from 16 KiB to 4 MiB"
+            ))),
+        }
+    }
+
+    fn is_sane(self) -> bool {
+        Self::around(self.average.into()).is_ok_and(|expected| expected == self)
+    }
+}
+
+/// Bytes that are hexadecimal in JSON.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Hex<const N: usize>(pub [u8; N]);
+
+impl<const N: usize> std::fmt::Display for Hex<N> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl<const N: usize> std::str::FromStr for Hex<N> {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?} is not {N} bytes in lower-case hexadecimal");
+        let digits = text.as_bytes();
+        if digits.len() != 2 * N {
+            return Err(wrong());
+        }
+        let mut bytes = [0; N];
+        for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+            for &digit in pair {
+                let value = match digit {
+                    b'0'..=b'9' => digit - b'0',
+                    b'a'..=b'f' => digit - b'a' + 10,
+                    _ => return Err(wrong()),
+                };
+                *byte = *byte << 4 | value;
+            }
+        }
+        Ok(Self(bytes))
+    }
+}
+
+impl<const N: usize> Serialize for Hex<N> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de, const N: usize> Deserialize<'de> for Hex<N> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// One password's way to the master secret.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct KeySlot {
+    /// Format version.
+    pub version: u64,
+    /// What the user calls it.
+    pub label: String,
+    /// When it was added.
+    pub created: Timestamp,
+    /// Argon2id memory in KiB.
+    pub memory_kib: u32,
+    /// Argon2id passes.
+    pub passes: u32,
+    /// Argon2id lanes.
+    pub lanes: u32,
+    /// Argon2id salt.
+    pub salt: Hex<16>,
+    /// Nonce of the seal.
+    pub nonce: Hex<12>,
+    /// The master secret, sealed with AES-256-GCM under the key that Argon2id gives; the BLAKE3 hash of
+    /// the config's JSON line is the additional data, so that a swapped config is noticed.
+    pub sealed_secret: Hex<48>,
+}
+
+/// 4 GiB, sixteen passes: more than any sane slot, little enough not to hang on a hostile one.
+const MEMORY_KIB_MAX: u32 = 4 << 20;
+const PASSES_MAX: u32 = 16;
+
+impl KeySlot {
+    /// A slot for `password` with today's cost: 64 MiB, three passes.
+    ///
+    /// # Errors
+    /// When the system gives no randomness or no memory.
+    pub fn seal(password: &[u8], label: &str, secret: &MasterSecret, config_line: &[u8]) -> Result<Self> {
+        let mut slot = Self {
+            version: FORMAT_VERSION,
+            label: label.to_owned(),
+            created: Timestamp::now(),
+            memory_kib: 64 << 10,
+            passes: 3,
+            lanes: 1,
+            salt: Hex(random()?),
+            nonce: Hex(random()?),
+            sealed_secret: Hex([0; 48]),
+        };
+        let mut sealed = secret.expose().to_vec();
+        slot.key(password)?.seal(slot.nonce.0, blake3::hash(config_line).as_bytes(), &mut sealed)?;
+        slot.sealed_secret.0.copy_from_slice(&sealed);
+        Ok(slot)
+    }
+
+    /// The master secret, if this is the slot's password.
+    ///
+    /// # Errors
+    /// When the slot's parameters are not sane or there is no memory for them.
+    pub fn open(&self, password: &[u8], config_line: &[u8]) -> Result<Option<Zeroizing<[u8; 32]>>> {
+        let mut sealed = Zeroizing::new(self.sealed_secret.0);
+        let aad = blake3::hash(config_line);
+        let opened = self.key(password)?.open(self.nonce.0, aad.as_bytes(), sealed.as_mut_slice());
+        Ok(opened.ok().and_then(|secret| <[u8; 32]>::try_from(&*secret).ok()).map(Zeroizing::new))
+    }
+
+    fn key(&self, password: &[u8]) -> Result<SealingKey> {
+        let failed = |what: String| Error::damaged(KEYS, 0, format!("key slot {:?}: {what}", self.label));
+        if self.memory_kib > MEMORY_KIB_MAX || self.passes > PASSES_MAX {
+            return Err(failed(format!("{} KiB and {} passes are more than is sane", self.memory_kib, self.passes)));
+        }
+        let params =
+            Params::new(self.memory_kib, self.passes, self.lanes, Some(32)).map_err(|e| failed(e.to_string()))?;
+        let mut key = Zeroizing::new([0; 32]);
+        Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
+            .hash_password_into(password, &self.salt.0, key.as_mut_slice())
+            .map_err(|e| failed(e.to_string()))?;
+        Ok(SealingKey::new(Suite::Aes256Gcm, &key))
+    }
+}
+
+/// Something with a version, as a line of JSON and a line with its hash.
+pub fn to_lines<T: Serialize>(value: &T) -> Result<Bytes> {
+    let json = serde_json::to_string(value).map_err(|error| Error::Internal(error.to_string()))?;
+    Ok(format!("{json}\n{}\n", blake3::hash(json.as_bytes())).into())
+}
+
+/// The reverse of [`to_lines`]; also returns the JSON line.
+///
+/// # Errors
+/// [`Error::Damaged`] when the hash does not fit, [`Error::NewerFormat`] for a version from the future.
+pub fn from_lines<T: DeserializeOwned>(object: &str, bytes: &[u8]) -> Result<(T, Vec<u8>)> {
+    #[derive(Deserialize)]
+    struct Versioned {
+        version: u64,
+    }
+    let damaged = |what: &str| Error::damaged(object, 0, what);
+    let text = std::str::from_utf8(bytes).map_err(|_| damaged("not text"))?;
+    let (json, rest) = text.split_once('\n').ok_or_else(|| damaged("no line end"))?;
+    if rest != format!("{}\n", blake3::hash(json.as_bytes())) {
+        return Err(damaged("the checksum in its second line does not fit"));
+    }
+    let Versioned { version } = serde_json::from_str(json).map_err(|error| damaged(&error.to_string()))?;
+    if version > FORMAT_VERSION {
+        return Err(Error::NewerFormat { object: object.to_owned(), found: version, known: FORMAT_VERSION });
+    }
+    let value = serde_json::from_str(json).map_err(|error| damaged(&error.to_string()))?;
+    Ok((value, json.as_bytes().to_vec()))
+}
+
+impl Config {
+    /// Parses and checks the `config` object; also returns its JSON line.
+    ///
+    /// # Errors
+    /// As [`from_lines`]; sizes that are not sane are damage.
+    pub fn from_bytes(bytes: &[u8]) -> Result<(Self, Vec<u8>)> {
+        let (config, line): (Self, _) = from_lines(CONFIG, bytes)?;
+        if !config.chunks.is_sane() {
+            return Err(Error::damaged(CONFIG, 0, "the chunk sizes are not sane"));
+        }
+        if (config.seal == Suite::Blake3) != config.public_secret.is_some() {
+            return Err(Error::damaged(CONFIG, 0, "the way of sealing and the public secret do not fit together"));
+        }
+        Ok((config, line))
+    }
+}

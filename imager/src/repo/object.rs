@@ -1,0 +1,140 @@
+//! Small sealed objects: manifests, indexes, sessions, lists of doomed packs.
+//!
+//! ```text
+//!  0  8  magic "LBOAT-1\n"
+//!  8  4  kind: "IMGE", "INDX", "SESS", "DOOM"
+//! 12 12  nonce, random
+//! 24  8  length of the payload before compression, little endian
+//! 32  …  the payload as one zstd frame, sealed; its tag of 16 bytes is the end of the object
+//! ```
+//!
+//! The seal's additional data are the first 32 bytes and the object's name, so that an object that was
+//! moved to another name does not open. Must not know: what the payload means.
+
+#![forbid(unsafe_code)]
+
+use bytes::Bytes;
+
+use super::seal::{MasterSecret, TAG_LEN, random};
+use crate::error::{Error, Result};
+use crate::read_at::field;
+
+const MAGIC: &[u8; 8] = b"LBOAT-1\n";
+const HEADER_LEN: usize = 32;
+/// No payload is larger: 1 GiB.
+const PAYLOAD_MAX: u64 = 1 << 30;
+
+/// What a sealed object holds; each kind has its folder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A manifest.
+    Image,
+    /// Directories of packs.
+    Index,
+    /// A running or interrupted capture, or a running prune.
+    Session,
+    /// Packs about to be deleted.
+    Doomed,
+}
+
+impl Kind {
+    /// The folder that objects of this kind live in.
+    #[must_use]
+    pub fn folder(self) -> &'static str {
+        match self {
+            Self::Image => "images",
+            Self::Index => "index",
+            Self::Session => "sessions",
+            Self::Doomed => "doomed",
+        }
+    }
+
+    fn tag(self) -> &'static [u8; 4] {
+        match self {
+            Self::Image => b"IMGE",
+            Self::Index => b"INDX",
+            Self::Session => b"SESS",
+            Self::Doomed => b"DOOM",
+        }
+    }
+}
+
+/// Compresses and seals `payload` as the object `name`.
+///
+/// # Errors
+/// When the system gives no randomness, or the payload is larger than 1 GiB.
+pub fn seal(secret: &MasterSecret, kind: Kind, name: &str, payload: &[u8]) -> Result<Bytes> {
+    if payload.len() as u64 > PAYLOAD_MAX {
+        return Err(Error::Internal(format!("{name} would have {} bytes", payload.len())));
+    }
+    let nonce = random::<12>()?;
+    let mut header = Vec::with_capacity(HEADER_LEN + name.len());
+    header.extend_from_slice(MAGIC);
+    header.extend_from_slice(kind.tag());
+    header.extend_from_slice(&nonce);
+    header.extend_from_slice(&(payload.len() as u64).to_le_bytes());
+    let mut body = zstd::bulk::compress(payload, 3).map_err(|error| Error::Internal(error.to_string()))?;
+    let aad = [header.as_slice(), name.as_bytes()].concat();
+    secret.sealing_key("object", kind.tag()).seal(nonce, &aad, &mut body)?;
+    header.extend_from_slice(&body);
+    Ok(header.into())
+}
+
+/// Opens what [`seal`] made.
+///
+/// # Errors
+/// [`Error::Damaged`], with the byte position.
+pub fn open(secret: &MasterSecret, kind: Kind, name: &str, object: &[u8]) -> Result<Vec<u8>> {
+    let damaged = |offset: usize, what: &str| Error::damaged(name, offset as u64, what);
+    let (header, body) = object.split_at_checked(HEADER_LEN).ok_or_else(|| damaged(0, "too short for a header"))?;
+    if !header.starts_with(MAGIC) {
+        return Err(damaged(0, "not an object of a repository"));
+    }
+    if header.get(8..12) != Some(kind.tag()) {
+        return Err(damaged(8, "an object of another kind"));
+    }
+    let nonce = header.get(12..24).and_then(|n| n.try_into().ok()).ok_or_else(|| damaged(12, "no nonce"))?;
+    let payload_len = field::le64(header, 24).filter(|&len| len <= PAYLOAD_MAX);
+    let payload_len = payload_len.ok_or_else(|| damaged(24, "a payload of impossible length"))?;
+    if body.len() < TAG_LEN {
+        return Err(damaged(HEADER_LEN, "cut short"));
+    }
+    let mut body = body.to_vec();
+    let aad = [header, name.as_bytes()].concat();
+    let sealed = secret.sealing_key("object", kind.tag());
+    let data = sealed.open(nonce, &aad, &mut body).map_err(|_| damaged(HEADER_LEN, "its seal is broken"))?;
+    let payload_len = usize::try_from(payload_len).map_err(|_| damaged(24, "too large for this machine"))?;
+    let payload = zstd::bulk::decompress(data, payload_len).map_err(|error| damaged(HEADER_LEN, &error.to_string()))?;
+    if payload.len() == payload_len { Ok(payload) } else { Err(damaged(24, "the payload has another length")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::repo::seal::Suite;
+
+    #[test]
+    fn an_object_opens_under_its_own_name_and_kind_only() {
+        let secret = MasterSecret::new(Suite::Aes256Gcm, [9; 32], [1; 16]);
+        let object = seal(&secret, Kind::Image, "images/a", b"hello").unwrap();
+        assert_eq!(open(&secret, Kind::Image, "images/a", &object).unwrap(), b"hello");
+        assert!(open(&secret, Kind::Image, "images/b", &object).is_err());
+        assert!(open(&secret, Kind::Index, "images/a", &object).is_err());
+    }
+
+    #[test]
+    fn every_flipped_bit_and_every_truncation_is_noticed() {
+        for suite in [Suite::Blake3, Suite::Aes256Gcm] {
+            let secret = MasterSecret::new(suite, [9; 32], [1; 16]);
+            let object = seal(&secret, Kind::Index, "index/a", b"hello").unwrap().to_vec();
+            for bit in 0..object.len() * 8 {
+                let mut damaged = object.clone();
+                damaged[bit / 8] ^= 1 << (bit % 8);
+                assert!(open(&secret, Kind::Index, "index/a", &damaged).is_err(), "bit {bit}");
+            }
+            for len in 0..object.len() {
+                assert!(open(&secret, Kind::Index, "index/a", &object[..len]).is_err(), "length {len}");
+            }
+        }
+    }
+}

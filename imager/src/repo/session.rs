@@ -1,0 +1,208 @@
+//! Who works on the repository right now, so that a prune never takes away what a capture counts on.
+//!
+//! A capture announces itself with a session object *before* it looks which packs are doomed; a prune
+//! announces which packs it dooms *before* it looks which sessions there are. So at least one of the two
+//! sees the other: the capture does not use a doomed pack, or the prune waits with deleting. A session is
+//! written anew every minute; one that was not for half an hour (by the store's clock, not ours) no longer
+//! holds up a prune. So a capture that slept looks once more, before its image becomes visible, whether
+//! everything it relies on is there and not doomed.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crossbeam_channel::{Sender, bounded};
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use super::Repository;
+use super::config::{FORMAT_VERSION, Hex};
+use super::object::Kind;
+use super::pack::{PackId, SessionId};
+use super::seal::random;
+use crate::error::{Error, Result};
+
+const HEARTBEAT: Duration = Duration::from_secs(60);
+/// A session older than this holds up no prune.
+pub const STALE_AFTER: SignedDuration = SignedDuration::from_mins(30);
+
+/// What a session is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Work {
+    /// A capture: adds packs, and relies on packs that are there.
+    Capture,
+    /// A prune: deletes packs.
+    Prune,
+}
+
+/// What a session object says.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SessionRecord {
+    /// Format version.
+    pub version: u64,
+    /// What it is for.
+    pub work: Work,
+    /// The machine it runs on.
+    pub host: String,
+    /// When it began, by that machine's clock.
+    pub started: Timestamp,
+    /// It ended before its work was done; what it stored waits for the next capture.
+    #[serde(default)]
+    pub interrupted: bool,
+}
+
+/// A session in the store.
+#[derive(Clone, Debug)]
+pub struct FoundSession {
+    /// Its id.
+    pub id: SessionId,
+    /// What it says; none when it cannot be read.
+    pub record: Option<SessionRecord>,
+    /// When it was last written, by the store's clock.
+    pub modified: Timestamp,
+}
+
+/// Packs that a prune is about to delete.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Doomed {
+    /// Format version.
+    pub version: u64,
+    /// The packs.
+    pub packs: Vec<PackId>,
+    /// The captures that ran when they were doomed, and may rely on them.
+    pub waits_for: Vec<SessionId>,
+}
+
+/// A session of this process. Ends when [`Session::end`] is called; otherwise its object stays and says
+/// that something was interrupted.
+pub struct Session {
+    repository: Arc<Repository>,
+    /// Its id; packs carry it.
+    pub id: SessionId,
+    name: String,
+    record: SessionRecord,
+    heart: Option<(Sender<()>, JoinHandle<()>)>,
+}
+
+impl Session {
+    /// Announces a session and keeps it alive.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub fn start(repository: &Arc<Repository>, work: Work, host: &str) -> Result<Self> {
+        let id = Hex(random()?);
+        let name = format!("{}/{id}", Kind::Session.folder());
+        let record = SessionRecord {
+            version: FORMAT_VERSION,
+            work,
+            host: host.to_owned(),
+            started: Timestamp::now(),
+            interrupted: false,
+        };
+        let payload = serde_json::to_vec(&record).map_err(|error| Error::Internal(error.to_string()))?;
+        repository.replace_object(Kind::Session, &name, &payload)?;
+        let (stop, stopped) = bounded::<()>(0);
+        let (beating, beating_name) = (Arc::clone(repository), name.clone());
+        let heart = std::thread::Builder::new()
+            .name("heartbeat".into())
+            .spawn(move || {
+                while stopped.recv_timeout(HEARTBEAT) == Err(crossbeam_channel::RecvTimeoutError::Timeout) {
+                    // A store that fails here fails the work itself elsewhere.
+                    let _ = beating.replace_object(Kind::Session, &beating_name, &payload);
+                }
+            })
+            .map_err(|error| Error::Internal(format!("cannot start a thread: {error}")))?;
+        Ok(Self { repository: Arc::clone(repository), id, name, record, heart: Some((stop, heart)) })
+    }
+
+    /// Announces the session anew, as just before its work becomes visible.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub fn renew(&self) -> Result<()> {
+        let payload = serde_json::to_vec(&self.record).map_err(|error| Error::Internal(error.to_string()))?;
+        self.repository.replace_object(Kind::Session, &self.name, &payload)
+    }
+
+    /// Withdraws the session: its work is done and visible.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub fn end(mut self) -> Result<()> {
+        self.stop_heart();
+        self.repository.store().delete(&self.name)
+    }
+
+    /// Says that the session ended early. What it stored is kept for the next capture, and no prune waits.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub fn interrupt(mut self) -> Result<()> {
+        self.stop_heart();
+        self.record.interrupted = true;
+        self.renew()
+    }
+
+    fn stop_heart(&mut self) {
+        if let Some((stop, heart)) = self.heart.take() {
+            drop(stop);
+            let _ = heart.join();
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.stop_heart();
+    }
+}
+
+impl Repository {
+    /// All sessions.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub fn sessions(&self) -> Result<Vec<FoundSession>> {
+        let mut sessions = Vec::new();
+        for object in self.store().list(Kind::Session.folder())? {
+            let Ok(id) = object.file_name().parse() else { continue };
+            let record = match self.read_object(Kind::Session, &object.name) {
+                Ok(payload) => serde_json::from_slice(&payload).ok(),
+                Err(Error::Missing { .. }) => continue,
+                Err(Error::Damaged { .. }) => None,
+                Err(error) => return Err(error),
+            };
+            sessions.push(FoundSession { id, record, modified: object.modified });
+        }
+        Ok(sessions)
+    }
+
+    /// Lists of doomed packs, with their object names.
+    ///
+    /// # Errors
+    /// What the store says; [`Error::Damaged`].
+    pub fn doomed(&self) -> Result<Vec<(String, Doomed)>> {
+        let mut lists = Vec::new();
+        for object in self.store().list(Kind::Doomed.folder())? {
+            let payload = match self.read_object(Kind::Doomed, &object.name) {
+                Err(Error::Missing { .. }) => continue,
+                other => other?,
+            };
+            let list = serde_json::from_slice(&payload).map_err(|e| Error::damaged(&object.name, 0, e.to_string()))?;
+            lists.push((object.name, list));
+        }
+        Ok(lists)
+    }
+
+    /// The packs that the capture `session` must not rely on: those that are doomed by a prune that does
+    /// not wait for it.
+    ///
+    /// # Errors
+    /// As [`Repository::doomed`].
+    pub fn doomed_packs_for(&self, session: SessionId) -> Result<HashSet<PackId>> {
+        let lists = self.doomed()?.into_iter().filter(|(_, list)| !list.waits_for.contains(&session));
+        Ok(lists.flat_map(|(_, list)| list.packs).collect())
+    }
+}

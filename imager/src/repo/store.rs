@@ -1,0 +1,191 @@
+//! The storage seam: objects that can be listed, read in parts, put whole and deleted.
+//!
+//! [`ObjectStore`](object_store::ObjectStore) does the work for local directories, and for object stores
+//! when their features are turned on. Must not know: what is in the objects.
+//!
+//! A put is all or nothing, and durable when it returns: a local directory's file is flushed, renamed
+//! into place and its directory flushed.
+
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::TryStreamExt;
+use jiff::Timestamp;
+use object_store::local::LocalFileSystem;
+use object_store::path::Path as ObjectPath;
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use tokio::runtime::Runtime;
+
+use crate::error::{Error, Result};
+
+/// What the repository needs of its store. Names are `/`-separated and relative to the repository.
+pub trait Store: Send + Sync {
+    /// All objects whose name starts with the folder `folder` (without a trailing slash).
+    ///
+    /// # Errors
+    /// [`Error::Store`]. A folder that is not there is empty.
+    fn list(&self, folder: &str) -> Result<Vec<ObjectInfo>>;
+
+    /// A whole object.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] or [`Error::Store`].
+    fn get(&self, name: &str) -> Result<Bytes>;
+
+    /// Part of an object. A range that reaches past the object's end gives fewer bytes.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] or [`Error::Store`].
+    fn get_range(&self, name: &str, range: Range<u64>) -> Result<Bytes>;
+
+    /// Writes a whole object, replacing one of the same name; durable when it returns.
+    ///
+    /// # Errors
+    /// [`Error::Store`]; nothing is then visible under the name that was not before.
+    fn put(&self, name: &str, parts: Vec<Bytes>) -> Result<()>;
+
+    /// As [`Store::put`], but never replaces: `false` when the name is taken.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    fn put_new(&self, name: &str, parts: Vec<Bytes>) -> Result<bool>;
+
+    /// Deletes an object; one that is not there is fine.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    fn delete(&self, name: &str) -> Result<()>;
+
+    /// Where the store is, for messages.
+    fn location(&self) -> String;
+
+    /// The local directory behind it, if it is one: to keep it from being overwritten.
+    fn local_directory(&self) -> Option<PathBuf> {
+        None
+    }
+}
+
+/// An object in a listing.
+#[derive(Clone, Debug)]
+pub struct ObjectInfo {
+    /// Name, relative to the repository.
+    pub name: String,
+    /// Size in bytes.
+    pub size: u64,
+    /// When it was last written, by the store's clock.
+    pub modified: Timestamp,
+}
+
+impl ObjectInfo {
+    /// The last part of the name.
+    #[must_use]
+    pub fn file_name(&self) -> &str {
+        self.name.rsplit('/').next().unwrap_or(&self.name)
+    }
+}
+
+/// A store that the `object_store` crate speaks to.
+pub struct CrateStore {
+    inner: Arc<dyn ObjectStore>,
+    runtime: Runtime,
+    location: String,
+    local: Option<PathBuf>,
+}
+
+impl CrateStore {
+    /// A local directory: a disk, a stick, NFS, SMB. It must exist.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it is not a directory that can be entered.
+    pub fn local(directory: impl Into<PathBuf>) -> Result<Self> {
+        let directory = directory.into();
+        let directory = directory.canonicalize().map_err(Error::io("open", &directory))?;
+        let inner = LocalFileSystem::new_with_prefix(&directory)
+            .map_err(|error| store_error("open", &directory.display().to_string(), &error))?
+            .with_fsync(true);
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .build()
+            .map_err(|error| Error::Internal(format!("cannot start the store's threads: {error}")))?;
+        let location = directory.display().to_string();
+        Ok(Self { inner: Arc::new(inner), runtime, location, local: Some(directory) })
+    }
+
+    fn put_with(&self, name: &str, parts: Vec<Bytes>, mode: PutMode) -> object_store::Result<()> {
+        let options = PutOptions { mode, ..PutOptions::default() };
+        let payload: PutPayload = parts.into_iter().collect();
+        self.runtime.block_on(self.inner.put_opts(&ObjectPath::from(name), payload, options)).map(drop)
+    }
+}
+
+fn store_error(operation: &'static str, object: &str, error: &object_store::Error) -> Error {
+    match error {
+        object_store::Error::NotFound { .. } => Error::Missing { object: object.to_owned() },
+        _ => {
+            // The crate's own text ends in its source chain; the last link says what happened.
+            let mut cause: &dyn std::error::Error = error;
+            while let Some(next) = cause.source() {
+                cause = next;
+            }
+            Error::Store { operation, object: object.to_owned(), detail: cause.to_string() }
+        }
+    }
+}
+
+fn info(meta: ObjectMeta) -> ObjectInfo {
+    let nanoseconds = i32::try_from(meta.last_modified.timestamp_subsec_nanos()).unwrap_or(0);
+    let modified = Timestamp::new(meta.last_modified.timestamp(), nanoseconds).unwrap_or(Timestamp::UNIX_EPOCH);
+    ObjectInfo { name: meta.location.to_string(), size: meta.size, modified }
+}
+
+impl Store for CrateStore {
+    fn list(&self, folder: &str) -> Result<Vec<ObjectInfo>> {
+        let prefix = ObjectPath::from(folder);
+        let listing = self.inner.list(Some(&prefix)).map_ok(info).try_collect::<Vec<_>>();
+        let mut found = self.runtime.block_on(listing).map_err(|error| store_error("list", folder, &error))?;
+        found.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(found)
+    }
+
+    fn get(&self, name: &str) -> Result<Bytes> {
+        let path = ObjectPath::from(name);
+        self.runtime
+            .block_on(async { self.inner.get(&path).await?.bytes().await })
+            .map_err(|error| store_error("read", name, &error))
+    }
+
+    fn get_range(&self, name: &str, range: Range<u64>) -> Result<Bytes> {
+        self.runtime
+            .block_on(self.inner.get_range(&ObjectPath::from(name), range))
+            .map_err(|error| store_error("read", name, &error))
+    }
+
+    fn put(&self, name: &str, parts: Vec<Bytes>) -> Result<()> {
+        self.put_with(name, parts, PutMode::Overwrite).map_err(|error| store_error("write", name, &error))
+    }
+
+    fn put_new(&self, name: &str, parts: Vec<Bytes>) -> Result<bool> {
+        match self.put_with(name, parts, PutMode::Create) {
+            Ok(()) => Ok(true),
+            Err(object_store::Error::AlreadyExists { .. }) => Ok(false),
+            Err(error) => Err(store_error("write", name, &error)),
+        }
+    }
+
+    fn delete(&self, name: &str) -> Result<()> {
+        match self.runtime.block_on(self.inner.delete(&ObjectPath::from(name))) {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(store_error("delete", name, &error)),
+        }
+    }
+
+    fn location(&self) -> String {
+        self.location.clone()
+    }
+
+    fn local_directory(&self) -> Option<PathBuf> {
+        self.local.clone()
+    }
+}

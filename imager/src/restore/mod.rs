@@ -1,0 +1,494 @@
+//! Restore: writes an image back to disks.
+//!
+//! ```text
+//! manifest ─► plan ─► compare (only with changed-only) ─► frames in storage order ─► every place that needs them
+//!                                                                             ─► flush ─► first MiB ─► flush
+//! ```
+//!
+//! The first MiB of whatever becomes bootable is emptied first and written last: a restore that was cut short
+//! never looks like a finished one. Must not know: terminals, how captures are made.
+
+mod captured;
+mod check;
+mod compare;
+mod plan;
+
+use std::collections::HashSet;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+
+use serde::Serialize;
+
+pub use self::check::{check_device, find_kind};
+pub use self::plan::{DiskPlan, DiskSummary, Plan, PlanSummary};
+
+use crate::bulk::{FrameSink, FrameTask, ReadPlan, Want, checked_chunk, read_frames};
+use crate::disk::target::Target;
+use crate::error::{Error, Result};
+use crate::extent::{Extent, ExtentSet};
+use crate::memory::Budget;
+use crate::progress::{Phase, Progress, lock};
+use crate::repo::Repository;
+use crate::table::Ids;
+
+/// A disk of an image and where it goes.
+pub struct DiskTarget {
+    /// Number of the disk in the image.
+    pub disk: usize,
+    /// Where it goes.
+    pub target: Arc<dyn Target>,
+    /// How much of it.
+    pub what: WhatToWrite,
+}
+
+/// How much of a disk is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WhatToWrite {
+    /// Everything.
+    All,
+    /// The partition table and these partitions, onto a disk that has none.
+    TableAndPartitions(Vec<u32>),
+    /// These partitions, onto a disk that has them at the same places.
+    PartitionsInPlace(Vec<u32>),
+    /// One partition's content, to a target that is a partition itself.
+    OnePartitionAlone(u32),
+}
+
+impl WhatToWrite {
+    fn numbers(&self) -> Option<Vec<u32>> {
+        match self {
+            Self::All => None,
+            Self::TableAndPartitions(numbers) | Self::PartitionsInPlace(numbers) => Some(numbers.clone()),
+            Self::OnePartitionAlone(number) => Some(vec![*number]),
+        }
+    }
+
+    /// Whether a region of that partition is written; none is the space outside of partitions.
+    fn includes(&self, partition: Option<u32>) -> bool {
+        match (self, partition) {
+            (Self::All, _) | (Self::TableAndPartitions(_), None) => true,
+            (Self::TableAndPartitions(numbers) | Self::PartitionsInPlace(numbers), Some(number)) => {
+                numbers.contains(&number)
+            }
+            (Self::OnePartitionAlone(one), Some(number)) => *one == number,
+            (_, None) => false,
+        }
+    }
+}
+
+/// How to restore.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Write only what differs from what the target has.
+    pub changed_only: ChangedOnly,
+    /// What to do with space that the image says nothing about.
+    pub unused: Unused,
+    /// Whether the disk and its partitions keep their identifiers.
+    pub ids: Ids,
+    /// Whether to read everything back.
+    pub read_back: ReadBack,
+    /// What to do about damage in the repository.
+    pub damage: OnDamage,
+    /// Memory to stay within.
+    pub memory: Budget,
+}
+
+/// Whether the target is read first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChangedOnly {
+    /// It is; only what differs is written.
+    Yes,
+    /// It is not.
+    No,
+}
+
+/// What happens to space that the image says nothing about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unused {
+    /// It stays as it is.
+    Leave,
+    /// The device is told that nobody needs it.
+    Discard,
+}
+
+/// Whether everything is read back at the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadBack {
+    /// It is.
+    Yes,
+    /// It is not.
+    No,
+}
+
+/// What damage in the repository means for a restore.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnDamage {
+    /// The restore ends, and the target does not look bootable.
+    Stop,
+    /// Zeros take the place of what is lost, and the restore says where.
+    Zeros,
+}
+
+/// What a restore did.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Restored {
+    /// Bytes of data written.
+    pub written: u64,
+    /// Bytes that the target had already.
+    pub unchanged: u64,
+    /// Bytes read from the store.
+    pub read: u64,
+    /// Bytes of the targets that are zeros because the repository is damaged.
+    pub lost: u64,
+    /// Bytes of the targets that are zeros because the source could not be read.
+    pub unreadable: u64,
+    /// Whether everything was read back and found equal.
+    pub read_back: bool,
+    /// What should be known.
+    pub warnings: Vec<String>,
+}
+
+/// Carries out a plan.
+///
+/// # Errors
+/// What the store or a target says, [`Error::Interrupted`], [`Error::Damaged`]; the target then has no first
+/// MiB and does not look bootable. [`Error::DamageFound`] when reading back finds a difference.
+pub fn restore(repository: &Arc<Repository>, plan: Plan, options: &Options, progress: &Progress) -> Result<Restored> {
+    let Plan { mut disks, mut read } = plan;
+    if options.damage == OnDamage::Stop && !read.missing.is_empty() {
+        return Err(Error::DamageFound(format!(
+            "{} chunks of the image are missing from the repository; nothing was written. `imager verify` says what is hurt; --keep-going restores the rest",
+            read.missing.len()
+        )));
+    }
+    let mut restored = Restored::default();
+    let mut by_place = read.wants.clone();
+    by_place.sort_unstable_by_key(|want| want.place);
+    if options.changed_only == ChangedOnly::Yes {
+        let kept = leave_out_unchanged(repository, &mut disks, &by_place, progress)?;
+        restored.unchanged = total(&by_place) - total(&kept);
+        read = ReadPlan::new(repository, kept, &HashSet::new())?;
+    }
+    let held: Vec<Mutex<Vec<u8>>> = disks.iter().map(|disk| Mutex::new(disk.held_bytes())).collect();
+    for disk in &disks {
+        disk.prepare(progress)?;
+    }
+    progress.begin(Phase::Copying, read.wants.iter().map(|want| u64::from(want.len)).sum());
+    let lost = write_data(repository, &disks, &held, read, options, progress)?;
+    restored.lost = total(&lost);
+    restored.unreadable = disks.iter().map(|disk| disk.unreadable.total()).sum();
+    for (disk, held) in disks.iter().zip(&held) {
+        disk.write_lost_zeros(held, &lost)?;
+        for patch in &disk.patches {
+            disk.write(held, patch.offset, &patch.bytes)?;
+        }
+        disk.flush()?;
+    }
+    if options.read_back == ReadBack::Yes {
+        read_back(repository, &disks, &by_place, &lost, progress)?;
+        restored.read_back = true;
+    }
+    progress.begin(Phase::Finishing, 0);
+    for (disk, held) in disks.iter().zip(&held) {
+        disk.write_held(&lock(held), options.read_back)?;
+    }
+    restored.written = progress.new.load(Ordering::Relaxed);
+    restored.read = progress.stored.load(Ordering::Relaxed);
+    Ok(restored)
+}
+
+fn total(wants: &[Want]) -> u64 {
+    wants.iter().map(|want| u64::from(want.len)).sum()
+}
+
+/// Wants of one target, of those that are sorted by place.
+fn wants_of<'w>(disk: &DiskPlan, by_place: &'w [Want]) -> &'w [Want] {
+    let first = by_place.partition_point(|want| want.place < disk.base);
+    let last = by_place.partition_point(|want| want.place < disk.base + disk.target.size());
+    by_place.get(first..last).unwrap_or_default()
+}
+
+fn leave_out_unchanged(
+    repository: &Repository,
+    disks: &mut [DiskPlan],
+    by_place: &[Want],
+    progress: &Progress,
+) -> Result<Vec<Want>> {
+    let zeros: u64 = disks.iter().map(|disk| disk.zeros.total()).sum();
+    progress.begin(Phase::Planning, total(by_place) + zeros);
+    let mut kept = Vec::new();
+    for disk in disks {
+        // What is emptied first has to be written whatever it holds now.
+        let wiped = |extent: Extent| disk.wiped.intersect(extent).next().is_some();
+        let (always, compared): (Vec<Want>, Vec<Want>) = wants_of(disk, by_place)
+            .iter()
+            .partition(|want| wiped(Extent::new(want.place - disk.base, want.len.into())));
+        kept.extend(always);
+        kept.extend(compare::differing(repository, &*disk.target, disk.base, &compared, progress)?);
+        disk.zeros = compare::not_zero(&*disk.target, &disk.zeros, progress)?;
+    }
+    Ok(kept)
+}
+
+/// Writes every want; gives those that the repository could not deliver.
+fn write_data(
+    repository: &Arc<Repository>,
+    disks: &[DiskPlan],
+    held: &[Mutex<Vec<u8>>],
+    mut plan: ReadPlan,
+    options: &Options,
+    progress: &Progress,
+) -> Result<Vec<Want>> {
+    let mut lost = std::mem::take(&mut plan.missing);
+    for attempt in 0.. {
+        let writer = Writer {
+            repository,
+            disks,
+            held,
+            plan: &plan,
+            options,
+            progress,
+            gone: Mutex::default(),
+            lost: Mutex::default(),
+        };
+        read_frames(repository, &plan.tasks, options.memory, progress, &writer)?;
+        lost.append(&mut lock(&writer.lost));
+        let gone = std::mem::take(&mut *lock(&writer.gone));
+        if gone.is_empty() {
+            break;
+        }
+        // A prune moved them meanwhile: the index knows where to.
+        plan = ReadPlan::new(repository, gone, &HashSet::new())?;
+        if attempt == 3 || !plan.missing.is_empty() {
+            let missing = if plan.missing.is_empty() { &plan.wants } else { &plan.missing };
+            if options.damage == OnDamage::Stop {
+                return Err(Error::DamageFound(format!(
+                    "{} chunks of the image are missing from the repository",
+                    missing.len()
+                )));
+            }
+            lost.extend_from_slice(missing);
+            if attempt == 3 {
+                break;
+            }
+        }
+    }
+    Ok(lost)
+}
+
+struct Writer<'a> {
+    repository: &'a Repository,
+    disks: &'a [DiskPlan],
+    held: &'a [Mutex<Vec<u8>>],
+    plan: &'a ReadPlan,
+    options: &'a Options,
+    progress: &'a Progress,
+    gone: Mutex<Vec<Want>>,
+    lost: Mutex<Vec<Want>>,
+}
+
+impl Writer<'_> {
+    fn write(&self, place: u64, bytes: &[u8]) -> Result<()> {
+        let index = self.disks.partition_point(|disk| disk.base <= place).saturating_sub(1);
+        let (Some(disk), Some(held)) = (self.disks.get(index), self.held.get(index)) else {
+            return Err(Error::Internal("a place on no target".into()));
+        };
+        disk.write(held, place - disk.base, bytes)?;
+        Progress::add(&self.progress.done, bytes.len() as u64);
+        Progress::add(&self.progress.new, bytes.len() as u64);
+        Ok(())
+    }
+
+    fn lose(&self, wants: &[Want], error: Error) -> Result<()> {
+        match self.options.damage {
+            OnDamage::Stop => Err(error),
+            OnDamage::Zeros => {
+                self.progress.say(format!("warning: {error}"));
+                lock(&self.lost).extend_from_slice(wants);
+                Ok(())
+            }
+        }
+    }
+}
+
+impl FrameSink for Writer<'_> {
+    /// Neighbours in the frame are mostly neighbours on the target, and are written in one go.
+    fn frame(&self, task: &FrameTask, data: &[u8]) -> Result<()> {
+        let mut run: Option<(u64, std::ops::Range<usize>)> = None;
+        for chunk in &task.chunks {
+            let wants = self.plan.wants_of(chunk);
+            let Some(first) = wants.first() else { continue };
+            let bytes = match checked_chunk(self.repository, task, data, chunk, first.chunk) {
+                Ok(bytes) => bytes,
+                Err(error) => {
+                    self.lose(wants, error)?;
+                    continue;
+                }
+            };
+            for want in wants.get(1..).unwrap_or_default() {
+                self.write(want.place, bytes)?;
+            }
+            let start = usize::try_from(chunk.at).unwrap_or(usize::MAX);
+            let range = start..start + bytes.len();
+            run = match run {
+                Some((place, run)) if run.end == range.start && place + run.len() as u64 == first.place => {
+                    Some((place, run.start..range.end))
+                }
+                other => {
+                    if let Some((place, run)) = other {
+                        self.write(place, data.get(run).unwrap_or_default())?;
+                    }
+                    Some((first.place, range))
+                }
+            };
+        }
+        match run {
+            Some((place, run)) => self.write(place, data.get(run).unwrap_or_default()),
+            None => Ok(()),
+        }
+    }
+
+    fn failed(&self, task: &FrameTask, error: Error) -> Result<()> {
+        let wants: Vec<Want> = task.chunks.iter().flat_map(|chunk| self.plan.wants_of(chunk)).copied().collect();
+        if matches!(error, Error::Missing { .. }) {
+            lock(&self.gone).extend(wants);
+            return Ok(());
+        }
+        self.lose(&wants, error)
+    }
+}
+
+/// Reads the targets and compares; the first MiB is compared when it is written.
+fn read_back(
+    repository: &Repository,
+    disks: &[DiskPlan],
+    by_place: &[Want],
+    lost: &[Want],
+    progress: &Progress,
+) -> Result<()> {
+    let zeros: u64 = disks.iter().map(|disk| disk.zeros.total()).sum();
+    progress.begin(Phase::Verifying, total(by_place) + zeros);
+    let lost: HashSet<u64> = lost.iter().map(|want| want.place).collect();
+    for disk in disks {
+        let patched: ExtentSet =
+            disk.patches.iter().map(|patch| Extent::new(patch.offset, patch.bytes.len() as u64)).collect();
+        let skipped = patched.union(&disk.held);
+        let compared: Vec<Want> = wants_of(disk, by_place)
+            .iter()
+            .filter(|want| !lost.contains(&want.place))
+            .filter(|want| skipped.intersect(Extent::new(want.place - disk.base, want.len.into())).next().is_none())
+            .copied()
+            .collect();
+        let wrong = compare::differing(repository, &*disk.target, disk.base, &compared, progress)?;
+        let not_zero = compare::not_zero(&*disk.target, &disk.zeros.union(&disk.unreadable).minus(&skipped), progress)?;
+        let first =
+            wrong.first().map(|want| want.place - disk.base).or(not_zero.iter().next().map(|extent| extent.start));
+        if let Some(byte) = first {
+            return Err(Error::DamageFound(format!(
+                "{} does not give back what was written to it: {} chunks and {} bytes of zeros differ, the first at byte {byte}. The disk is not to be trusted",
+                disk.target.identity().path.display(),
+                wrong.len(),
+                not_zero.total(),
+            )));
+        }
+    }
+    Ok(())
+}
+
+impl DiskPlan {
+    fn io(&self, operation: &str, extent: Extent) -> impl FnOnce(std::io::Error) -> Error {
+        Error::io(format!("{operation} {} bytes at byte {} of", extent.len, extent.start), &self.target.identity().path)
+    }
+
+    fn held_bytes(&self) -> Vec<u8> {
+        vec![0; usize::try_from(self.held.total()).unwrap_or(0)]
+    }
+
+    fn flush(&self) -> Result<()> {
+        self.target.flush().map_err(Error::io("flush", &self.target.identity().path))
+    }
+
+    /// Empties what must not be taken for a disk, discards, and writes the zeros.
+    fn prepare(&self, progress: &Progress) -> Result<()> {
+        if self.target.is_blank() {
+            return Ok(());
+        }
+        for extent in self.wiped.iter() {
+            self.target.zero(extent).map_err(self.io("clear", extent))?;
+        }
+        self.flush()?;
+        for extent in self.discard.iter() {
+            progress.check()?;
+            if let Err(error) = self.target.discard(extent) {
+                progress
+                    .say(format!("{}: unused space is left as it is: {error}", self.target.identity().path.display()));
+                break;
+            }
+        }
+        for extent in self.zeros.union(&self.unreadable).minus(&self.wiped).iter() {
+            progress.check()?;
+            self.target.zero(extent).map_err(self.io("clear", extent))?;
+        }
+        Ok(())
+    }
+
+    /// Writes to the target, or to memory what is written last.
+    fn write(&self, held: &Mutex<Vec<u8>>, offset: u64, bytes: &[u8]) -> Result<()> {
+        let extent = Extent::new(offset, bytes.len() as u64);
+        let part = |e: Extent| {
+            let start = usize::try_from(e.start - offset).unwrap_or(usize::MAX);
+            bytes.get(start..start.saturating_add(usize::try_from(e.len).unwrap_or(usize::MAX))).unwrap_or_default()
+        };
+        let mut at = 0u64;
+        for region in self.held.iter() {
+            let shared = region.intersection(extent);
+            if !shared.is_empty() {
+                let start = usize::try_from(at + shared.start - region.start).unwrap_or(usize::MAX);
+                let bytes = part(shared);
+                if let Some(to) = lock(held).get_mut(start..start.saturating_add(bytes.len())) {
+                    to.copy_from_slice(bytes);
+                }
+            }
+            at += region.len;
+        }
+        for rest in self.held.complement(extent).iter() {
+            self.target.write_at(rest.start, part(rest)).map_err(self.io("write", rest))?;
+        }
+        Ok(())
+    }
+
+    /// Puts zeros where the repository could not deliver.
+    fn write_lost_zeros(&self, held: &Mutex<Vec<u8>>, lost: &[Want]) -> Result<()> {
+        let end = self.base + self.target.size();
+        for want in lost.iter().filter(|want| (self.base..end).contains(&want.place)) {
+            self.write(held, want.place - self.base, &vec![0; usize::try_from(want.len).unwrap_or(0)])?;
+        }
+        Ok(())
+    }
+
+    /// Writes what was held back, and flushes it.
+    fn write_held(&self, held: &[u8], read_back: ReadBack) -> Result<()> {
+        let mut at = 0;
+        for extent in self.held.iter() {
+            let len = usize::try_from(extent.len).unwrap_or(0);
+            let bytes = held.get(at..at + len).unwrap_or_default();
+            self.target.write_at(extent.start, bytes).map_err(self.io("write", extent))?;
+            at += len;
+        }
+        self.flush()?;
+        at = 0;
+        for extent in self.held.iter().filter(|_| read_back == ReadBack::Yes) {
+            let len = usize::try_from(extent.len).unwrap_or(0);
+            let mut buf = crate::disk::source::AlignedBuf::new(len);
+            self.target.read_at(extent.start, buf.as_mut_slice()).map_err(self.io("read", extent))?;
+            if held.get(at..at + len) != Some(buf.as_slice()) {
+                return Err(Error::DamageFound(format!(
+                    "{} does not give back its first bytes; the disk is not to be trusted",
+                    self.target.identity().path.display()
+                )));
+            }
+            at += len;
+        }
+        Ok(())
+    }
+}

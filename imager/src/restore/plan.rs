@@ -1,0 +1,266 @@
+//! What a restore will do, as data: it can be printed, tested and drawn before anything is touched.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::{DiskTarget, Options, Unused, WhatToWrite};
+use crate::bulk::{ReadPlan, Want, for_each_run, map_reader};
+use crate::capture::short;
+use crate::disk::target::Target;
+use crate::error::{Error, Result};
+use crate::extent::{Extent, ExtentSet};
+use crate::progress::Progress;
+use crate::repo::Repository;
+use crate::repo::block_map::Run;
+use crate::repo::manifest::{DiskImage, Manifest};
+use crate::table::{self, Patch};
+
+/// Bytes at the beginning of whatever becomes bootable, which are written last.
+pub(super) const HELD_BYTES: u64 = 1 << 20;
+/// Bytes at the end of a disk where an old backup of a partition table may be.
+const TAIL_BYTES: u64 = 1 << 20;
+
+/// A restore, planned.
+pub struct Plan {
+    /// One for each target.
+    pub disks: Vec<DiskPlan>,
+    /// Where each chunk comes from. Places are those of [`DiskPlan::base`].
+    pub(super) read: ReadPlan,
+}
+
+/// What happens to one target.
+pub struct DiskPlan {
+    /// Number of the disk in the image.
+    pub disk: usize,
+    /// The target.
+    pub(super) target: Arc<dyn Target>,
+    /// Where this target begins in the space of places.
+    pub(super) base: u64,
+    /// Zeros to write, in bytes of the target.
+    pub(super) zeros: ExtentSet,
+    /// What the source could not read; zeros, too.
+    pub(super) unreadable: ExtentSet,
+    /// Data to write, in bytes of the target.
+    pub(super) data: ExtentSet,
+    /// Written last, in bytes of the target.
+    pub(super) held: ExtentSet,
+    /// Emptied first, so that a restore that was cut short is not taken for a disk.
+    pub(super) wiped: ExtentSet,
+    /// What is discarded first.
+    pub(super) discard: ExtentSet,
+    /// What must be changed for the partition table to fit the target.
+    pub(super) patches: Vec<Patch>,
+    /// Partitions that are written; none for all of them.
+    partitions: Option<Vec<u32>>,
+}
+
+/// A plan, for people and programs.
+#[derive(Debug, Serialize)]
+pub struct PlanSummary {
+    /// The targets.
+    pub disks: Vec<DiskSummary>,
+    /// Bytes that will be read from the repository.
+    pub read: u64,
+}
+
+/// What will happen to one target.
+#[derive(Debug, Serialize)]
+pub struct DiskSummary {
+    /// Number of the disk in the image.
+    pub disk: usize,
+    /// The target.
+    pub target: PathBuf,
+    /// Its size in bytes.
+    pub target_size: u64,
+    /// Partitions that are written; none for all of them.
+    pub partitions: Option<Vec<u32>>,
+    /// Bytes of data to write.
+    pub data: u64,
+    /// Bytes of zeros to write.
+    pub zeros: u64,
+    /// Bytes that the source could not read, written as zeros.
+    pub unreadable: u64,
+    /// Bytes that are discarded first.
+    pub discard: u64,
+    /// Changes of the partition table: where, and how many bytes.
+    pub patches: Vec<Extent>,
+}
+
+impl Plan {
+    /// Plans a restore. Nothing is written.
+    ///
+    /// # Errors
+    /// [`Error::TargetRefused`], [`Error::Usage`], damage in the block maps, what the store says.
+    pub fn new(
+        repository: &Arc<Repository>,
+        manifest: &Manifest,
+        targets: Vec<DiskTarget>,
+        options: &Options,
+        progress: &Progress,
+    ) -> Result<Self> {
+        let (mut reader, _) = map_reader(repository, &std::collections::HashSet::new(), &mut |_| Ok(()))?;
+        let (mut disks, mut wants) = (Vec::new(), Vec::new());
+        let mut base = 0u64;
+        for DiskTarget { disk, target, what } in targets {
+            progress.check()?;
+            let image =
+                manifest.disks.get(disk).ok_or_else(|| Error::Usage(format!("the image has no disk {disk}")))?;
+            let mut plan = DiskPlan::new(disk, image, target, &what, base)?;
+            let shift = match what {
+                WhatToWrite::OnePartitionAlone(number) => partition_place(image, number)?.start,
+                _ => 0,
+            };
+            let chosen =
+                |region: usize| image.regions.get(region).is_some_and(|region| what.includes(region.partition));
+            for_each_run(manifest, &mut reader, &|d, region| d == disk && chosen(region), &mut |run| {
+                let extent = Extent::new(run.start.saturating_sub(shift), run.len.into());
+                match run.run {
+                    Run::Zero => plan.zeros.insert(extent),
+                    Run::Unreadable => plan.unreadable.insert(extent),
+                    Run::Chunk(id) => {
+                        plan.data.insert(extent);
+                        wants.push(Want { chunk: short(id), place: base + extent.start, len: run.len });
+                    }
+                }
+                Ok(())
+            })?;
+            plan.plan_discard(image, &what, options.unused);
+            base = base.saturating_add(plan.target.size());
+            disks.push(plan);
+        }
+        let read = ReadPlan::new(repository, wants, &std::collections::HashSet::new())?;
+        for plan in &mut disks {
+            let Some(image) = manifest.disks.get(plan.disk) else { continue };
+            if plan.writes_table() {
+                let captured = super::captured::CapturedBytes::read(repository, manifest, plan.disk, &mut reader)?;
+                let patches = table::adapt(&captured, &image.table, plan.target.size(), options.ids);
+                plan.patches =
+                    patches.map_err(|error| Error::refused(&plan.target.identity().path, error.to_string()))?;
+            }
+        }
+        Ok(Self { disks, read })
+    }
+
+    /// The plan in numbers.
+    #[must_use]
+    pub fn summary(&self) -> PlanSummary {
+        let disks = self.disks.iter().map(|plan| DiskSummary {
+            disk: plan.disk,
+            target: plan.target.identity().path.clone(),
+            target_size: plan.target.size(),
+            partitions: plan.partitions.clone(),
+            data: plan.data.total(),
+            zeros: if plan.target.is_blank() { 0 } else { plan.zeros.total() },
+            unreadable: plan.unreadable.total(),
+            discard: plan.discard.total(),
+            patches: plan.patches.iter().map(|patch| Extent::new(patch.offset, patch.bytes.len() as u64)).collect(),
+        });
+        let read = self.read.tasks.iter().map(|task| u64::from(task.entry.stored_len)).sum();
+        PlanSummary { disks: disks.collect(), read }
+    }
+
+    /// Bytes of data that go to the targets.
+    #[must_use]
+    pub fn data_bytes(&self) -> u64 {
+        self.read.wants.iter().map(|want| u64::from(want.len)).sum()
+    }
+}
+
+impl DiskPlan {
+    fn new(disk: usize, image: &DiskImage, target: Arc<dyn Target>, what: &WhatToWrite, base: u64) -> Result<Self> {
+        let (size, path) = (target.size(), target.identity().path.clone());
+        let sector = target.identity().logical_sector;
+        let is_file = crate::disk::sector_size_of(target.identity()).is_none();
+        if !is_file && sector != image.sector_size && !matches!(what, WhatToWrite::OnePartitionAlone(_)) {
+            return Err(Error::refused(
+                path,
+                format!(
+                    "its sectors have {sector} bytes, those of the image {}: the partition table would not fit",
+                    image.sector_size
+                ),
+            ));
+        }
+        let mut held = ExtentSet::new();
+        let mut wiped = ExtentSet::new();
+        match what {
+            WhatToWrite::All | WhatToWrite::TableAndPartitions(_) => {
+                if size < image.size {
+                    let missing = crate::units::size(image.size - size);
+                    return Err(Error::refused(path, format!("it is {missing} smaller than the disk in the image")));
+                }
+                held.insert(Extent::new(0, HELD_BYTES.min(size)));
+                wiped.insert(Extent::new(size - TAIL_BYTES.min(size), TAIL_BYTES.min(size)));
+            }
+            WhatToWrite::PartitionsInPlace(numbers) => {
+                for &number in numbers {
+                    let place = partition_place(image, number)?;
+                    if place.end() > size {
+                        return Err(Error::refused(path, format!("partition {number} does not fit on it")));
+                    }
+                    held.insert(Extent::new(place.start, HELD_BYTES.min(place.len)));
+                }
+            }
+            WhatToWrite::OnePartitionAlone(number) => {
+                let place = partition_place(image, *number)?;
+                if place.len > size {
+                    let missing = crate::units::size(place.len - size);
+                    return Err(Error::refused(
+                        path,
+                        format!("it is {missing} smaller than partition {number} in the image"),
+                    ));
+                }
+                held.insert(Extent::new(0, HELD_BYTES.min(place.len)));
+            }
+        }
+        let wiped = wiped.union(&held);
+        Ok(Self {
+            disk,
+            target,
+            base,
+            zeros: ExtentSet::new(),
+            unreadable: ExtentSet::new(),
+            data: ExtentSet::new(),
+            held,
+            wiped,
+            discard: ExtentSet::new(),
+            patches: Vec::new(),
+            partitions: what.numbers(),
+        })
+    }
+
+    fn writes_table(&self) -> bool {
+        self.held.contains(Extent::new(0, 1)) && self.wiped.as_slice() != self.held.as_slice()
+    }
+
+    /// Everything that is written or that the image says nothing about, within what belongs to the restore.
+    fn plan_discard(&mut self, image: &DiskImage, what: &WhatToWrite, unused: Unused) {
+        if unused == Unused::Leave || self.target.is_blank() {
+            return;
+        }
+        let size = self.target.size();
+        let places: ExtentSet = match what {
+            WhatToWrite::All | WhatToWrite::TableAndPartitions(_) => ExtentSet::whole(size),
+            WhatToWrite::PartitionsInPlace(numbers) => {
+                numbers.iter().filter_map(|&number| partition_place(image, number).ok()).collect()
+            }
+            WhatToWrite::OnePartitionAlone(number) => {
+                partition_place(image, *number).map(|place| Extent::new(0, place.len)).into_iter().collect()
+            }
+        };
+        let written = self.data.union(&self.zeros).union(&self.unreadable).union(&self.wiped);
+        // Whole MiB only: devices round, and may round the wrong way.
+        let free = places.minus(&written);
+        let grid = 1 << 20;
+        self.discard =
+            free.iter().map(|e| Extent::between(e.start.next_multiple_of(grid), e.end() - e.end() % grid)).collect();
+    }
+}
+
+fn partition_place(image: &DiskImage, number: u32) -> Result<Extent> {
+    let partition = image.table.partitions.iter().find(|partition| partition.number == number);
+    let partition =
+        partition.ok_or_else(|| Error::Usage(format!("the disk in the image has no partition {number}")))?;
+    Ok(Extent::new(partition.start, partition.len))
+}

@@ -1,0 +1,400 @@
+//! Proving that what is stored is good, and saying what is hurt where it is not.
+//!
+//! Three depths: everything is there; the seals of all directories hold; every byte reads back with its
+//! hash. Damage is reported by machine, disk, partition and extents. Must not know: terminals.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex};
+
+use serde::Serialize;
+
+use crate::bulk::{
+    FrameSink, FrameTask, ReadPlan, TaskChunk, Want, checked_chunk, for_each_run, map_reader, read_frames,
+};
+use crate::capture::{Verify, short};
+use crate::error::{Error, Result};
+use crate::extent::{Extent, ExtentSet};
+use crate::memory::Budget;
+use crate::parallel::in_parallel;
+use crate::progress::{Phase, Progress, lock};
+use crate::repo::Repository;
+use crate::repo::block_map::Run;
+use crate::repo::manifest::{ImageId, Manifest};
+use crate::repo::object::Kind;
+use crate::repo::pack::{FrameEntry, HEADER_LEN, PackId, SessionId, object_name};
+
+/// What a verification found.
+#[derive(Debug, Default, Serialize)]
+pub struct Report {
+    /// Objects that are not what was written, one line each.
+    pub damaged_objects: Vec<String>,
+    /// What that hurts.
+    pub hurt: Vec<Hurt>,
+    /// Chunks that no pack has, though an image names them.
+    pub missing_chunks: u64,
+    /// Chunks that are there and cannot be read.
+    pub damaged_chunks: u64,
+    /// Images that were looked at.
+    pub images: u64,
+    /// Packs that were looked at.
+    pub packs: u64,
+    /// Bytes of data that were read back.
+    pub bytes_read: u64,
+}
+
+/// A part of an image that cannot be restored.
+#[derive(Debug, Serialize)]
+pub struct Hurt {
+    /// The image.
+    pub image: Option<String>,
+    /// Its machine.
+    pub machine: String,
+    /// The disk, by model and serial.
+    pub disk: String,
+    /// The partition, in words.
+    pub place: String,
+    /// Which bytes of the disk.
+    pub extents: Vec<Extent>,
+}
+
+impl Report {
+    /// Nothing is missing and nothing is damaged.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        self.damaged_objects.is_empty() && self.hurt.is_empty() && self.missing_chunks == 0 && self.damaged_chunks == 0
+    }
+
+    /// Whether something is there and damaged, as opposed to missing.
+    #[must_use]
+    pub fn has_damage(&self) -> bool {
+        self.damaged_chunks > 0 || !self.damaged_objects.is_empty()
+    }
+
+    /// One line.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let mut parts = Vec::new();
+        let mut count = |number: u64, what: &str| {
+            if number > 0 {
+                parts.push(format!("{number} {what}"));
+            }
+        };
+        count(self.damaged_objects.len() as u64, "objects are damaged");
+        count(self.missing_chunks, "chunks are missing");
+        count(self.damaged_chunks, "chunks are damaged");
+        if parts.is_empty() { "everything is sound".to_owned() } else { parts.join(", ") }
+    }
+
+    fn object(&mut self, error: &Error) {
+        self.damaged_objects.push(error.to_string());
+    }
+}
+
+/// Verifies one image.
+///
+/// # Errors
+/// What the store says, [`Error::Interrupted`]. Damage is in the report.
+pub fn verify_image(
+    repository: &Arc<Repository>,
+    id: ImageId,
+    manifest: &Manifest,
+    depth: Verify,
+    memory: Budget,
+    progress: &Progress,
+) -> Result<Report> {
+    let mut report = verify_manifest(repository, manifest, depth, None, memory, progress)?;
+    report.hurt.iter_mut().for_each(|hurt| hurt.image = Some(id.to_string()));
+    Ok(report)
+}
+
+/// Verifies everything that is in the repository, whether an image needs it or not.
+///
+/// # Errors
+/// What the store says, [`Error::Interrupted`]. Damage is in the report.
+pub fn verify_repository(
+    repository: &Arc<Repository>,
+    depth: Verify,
+    memory: Budget,
+    progress: &Progress,
+) -> Result<Report> {
+    progress.begin(Phase::Planning, 0);
+    let mut report = Report::default();
+    for error in repository.check_plain_objects()? {
+        report.object(&error);
+    }
+    for kind in [Kind::Session, Kind::Doomed] {
+        for object in repository.store().list(kind.folder())? {
+            match repository.read_object(kind, &object.name) {
+                Ok(_) | Err(Error::Missing { .. }) => {}
+                Err(error @ Error::Damaged { .. }) => report.object(&error),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    let (images, damaged) = repository.images()?;
+    damaged.iter().for_each(|(_, error)| report.object(error));
+    // What was read badly here is bad for every image.
+    let bad = verify_packs(repository, depth, memory, progress, &mut report)?;
+    for (id, manifest) in &images {
+        progress.check()?;
+        let wants = wants_of(repository, manifest, &bad.packs, &mut report)?;
+        let plan = ReadPlan::new(repository, wants, &bad.packs)?;
+        let hurt: Vec<Want> = plan.wants.iter().filter(|want| bad.chunks.contains(&want.chunk)).copied().collect();
+        report.missing_chunks += plan.missing.len() as u64;
+        let mut found = hurts(manifest, plan.missing.iter().chain(&hurt));
+        found.iter_mut().for_each(|hurt| hurt.image = Some(id.to_string()));
+        report.hurt.append(&mut found);
+        report.images += 1;
+    }
+    Ok(report)
+}
+
+/// Packs and chunks that cannot be used.
+#[derive(Default)]
+struct Bad {
+    packs: HashSet<PackId>,
+    chunks: HashSet<u128>,
+}
+
+/// Looks at every pack of the repository, and at every frame when the data are wanted.
+fn verify_packs(
+    repository: &Arc<Repository>,
+    depth: Verify,
+    memory: Budget,
+    progress: &Progress,
+    report: &mut Report,
+) -> Result<Bad> {
+    let mut bad = Bad::default();
+    let (mut packs, mut tasks, mut names) = (Vec::new(), Vec::new(), Vec::new());
+    let inventory = repository.for_each_pack(&mut |pack| {
+        packs.push((pack.id, pack.size));
+        if depth == Verify::Data {
+            let frames = pack.directory.frames.iter().zip(pack.directory.frame_offsets());
+            for (number, (entry, offset)) in (0..).zip(frames) {
+                let mut at = 0;
+                let mut chunks = Vec::new();
+                for chunk in &entry.chunks {
+                    chunks.push(TaskChunk { at, len: chunk.len, wants: names.len()..names.len() + 1 });
+                    names.push(short(chunk.id));
+                    at += chunk.len;
+                }
+                let entry = FrameEntry { chunks: Vec::new(), ..*entry };
+                tasks.push(FrameTask { pack: pack.id, number, offset, entry, chunks });
+            }
+        }
+        Ok(())
+    })?;
+    report.packs = packs.len() as u64;
+    for name in &inventory.strangers {
+        report.damaged_objects.push(format!("{name} is no object of a repository"));
+    }
+    inventory.damaged_index.iter().for_each(|(_, error)| report.object(error));
+    for (id, error) in &inventory.damaged {
+        report.object(error);
+        bad.packs.insert(*id);
+    }
+    if depth != Verify::Presence {
+        check_seals(repository, &packs, progress, report, &mut bad)?;
+    }
+    if depth == Verify::Data {
+        let total = tasks.iter().map(|task| u64::from(task.entry.raw_len)).sum();
+        progress.begin(Phase::Verifying, total);
+        let sink = Checker {
+            repository,
+            progress,
+            name_of: &|chunk| names.get(chunk.wants.start).copied(),
+            found: Mutex::default(),
+        };
+        read_frames(repository, &tasks, memory, progress, &sink)?;
+        sink.into_report(report, &mut bad);
+    }
+    Ok(bad)
+}
+
+/// Opens the directory of every pack and checks its header.
+fn check_seals(
+    repository: &Repository,
+    packs: &[(PackId, u64)],
+    progress: &Progress,
+    report: &mut Report,
+    bad: &mut Bad,
+) -> Result<()> {
+    let broken = in_parallel(packs.len(), progress, &|number, broken: &mut Vec<(PackId, Error)>| {
+        let Some(&(id, size)) = packs.get(number) else { return Ok(()) };
+        let header = repository.store().get_range(&object_name(id), 0..HEADER_LEN as u64);
+        let checked = header
+            .and_then(|header| repository.pack_reader(id).check_header(&header))
+            .and_then(|()| repository.pack_directory(id, size).map(drop));
+        match checked {
+            Err(error @ (Error::Damaged { .. } | Error::Missing { .. })) => broken.push((id, error)),
+            other => other?,
+        }
+        Ok(())
+    })?;
+    for (id, error) in broken {
+        report.object(&error);
+        bad.packs.insert(id);
+    }
+    Ok(())
+}
+
+/// Checks the chunks of frames against their names.
+struct Checker<'a> {
+    repository: &'a Repository,
+    progress: &'a Progress,
+    name_of: &'a (dyn Fn(&TaskChunk) -> Option<u128> + Sync),
+    found: Mutex<Found>,
+}
+
+#[derive(Default)]
+struct Found {
+    bytes_read: u64,
+    bad_chunks: HashSet<u128>,
+    objects: Vec<String>,
+}
+
+impl Checker<'_> {
+    fn into_report(self, report: &mut Report, bad: &mut Bad) {
+        let found = self.found.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+        report.bytes_read += found.bytes_read;
+        report.damaged_chunks += found.bad_chunks.len() as u64;
+        report.damaged_objects.extend(found.objects);
+        bad.chunks.extend(found.bad_chunks);
+    }
+
+    fn hurt(&self, chunks: impl Iterator<Item = u128>, error: &Error) {
+        let mut found = lock(&self.found);
+        found.bad_chunks.extend(chunks);
+        found.objects.push(error.to_string());
+    }
+}
+
+impl FrameSink for Checker<'_> {
+    fn frame(&self, task: &FrameTask, data: &[u8]) -> Result<()> {
+        Progress::add(&self.progress.done, data.len() as u64);
+        lock(&self.found).bytes_read += data.len() as u64;
+        for chunk in &task.chunks {
+            let Some(name) = (self.name_of)(chunk) else { continue };
+            if let Err(error) = checked_chunk(self.repository, task, data, chunk, name) {
+                self.hurt([name].into_iter(), &error);
+            }
+        }
+        Ok(())
+    }
+
+    fn failed(&self, task: &FrameTask, error: Error) -> Result<()> {
+        Progress::add(&self.progress.done, task.entry.raw_len.into());
+        self.hurt(task.chunks.iter().filter_map(|chunk| (self.name_of)(chunk)), &error);
+        Ok(())
+    }
+}
+
+/// Verifies what a manifest names. A capture does so before it writes the manifest, as `session`: packs that
+/// are doomed by a prune which does not wait for that session count as missing.
+///
+/// # Errors
+/// What the store says, [`Error::Interrupted`]. Damage is in the report.
+pub fn verify_manifest(
+    repository: &Arc<Repository>,
+    manifest: &Manifest,
+    depth: Verify,
+    session: Option<SessionId>,
+    memory: Budget,
+    progress: &Progress,
+) -> Result<Report> {
+    progress.begin(Phase::Verifying, 0);
+    let mut report = Report { images: 1, ..Report::default() };
+    let doomed = session.map_or_else(|| Ok(HashSet::new()), |session| repository.doomed_packs_for(session))?;
+    let wants = wants_of(repository, manifest, &doomed, &mut report)?;
+    let plan = ReadPlan::new(repository, wants, &doomed)?;
+    report.packs = plan.packs.len() as u64;
+    report.missing_chunks += plan.missing.len() as u64;
+    let mut bad = Bad::default();
+    if depth != Verify::Presence {
+        // Other packs than those of this session were there before, and are `imager verify`'s business.
+        let ours = plan.packs.iter().filter(|pack| session.is_none_or(|session| pack.session == session));
+        let packs: Vec<(PackId, u64)> = ours.map(|pack| (pack.id, pack.size)).collect();
+        check_seals(repository, &packs, progress, &mut report, &mut bad)?;
+    }
+    if depth == Verify::Data {
+        progress.begin(Phase::Verifying, plan.raw_bytes());
+        let name_of = |chunk: &TaskChunk| plan.wants_of(chunk).first().map(|want| want.chunk);
+        let sink = Checker { repository, progress, name_of: &name_of, found: Mutex::default() };
+        read_frames(repository, &plan.tasks, memory, progress, &sink)?;
+        sink.into_report(&mut report, &mut bad);
+    }
+    for task in plan.tasks.iter().filter(|task| bad.packs.contains(&task.pack)) {
+        bad.chunks.extend(task.chunks.iter().flat_map(|chunk| plan.wants_of(chunk)).map(|want| want.chunk));
+    }
+    let hurt: Vec<Want> = plan.wants.iter().filter(|want| bad.chunks.contains(&want.chunk)).copied().collect();
+    report.hurt.extend(hurts(manifest, plan.missing.iter().chain(&hurt)));
+    Ok(report)
+}
+
+/// Where each disk begins in the space of places.
+fn disk_starts(manifest: &Manifest) -> Vec<u64> {
+    manifest.disks.iter().scan(0u64, |at, disk| Some(std::mem::replace(at, at.saturating_add(disk.size)))).collect()
+}
+
+/// Every chunk that a manifest names. A block map that cannot be read goes to the report, with what it hurts.
+fn wants_of(
+    repository: &Repository,
+    manifest: &Manifest,
+    excluded: &HashSet<PackId>,
+    report: &mut Report,
+) -> Result<Vec<Want>> {
+    let starts = disk_starts(manifest);
+    let (mut reader, _) = map_reader(repository, excluded, &mut |_| Ok(()))?;
+    let mut wants = Vec::new();
+    for (disk, image) in manifest.disks.iter().enumerate() {
+        for region in 0..image.regions.len() {
+            let walked = for_each_run(manifest, &mut reader, &|d, r| (d, r) == (disk, region), &mut |run| {
+                if let Run::Chunk(id) = run.run {
+                    let place = starts.get(run.disk).copied().unwrap_or(0).saturating_add(run.start);
+                    wants.push(Want { chunk: short(id), place, len: run.len });
+                }
+                Ok(())
+            });
+            match walked {
+                Ok(()) => {}
+                Err(error @ (Error::Damaged { .. } | Error::Missing { .. })) => {
+                    match &error {
+                        Error::Missing { .. } => report.missing_chunks += 1,
+                        _ => report.damaged_chunks += 1,
+                    }
+                    let place = image.regions.get(region).map_or(Extent::new(0, 0), |r| Extent::new(r.start, r.len));
+                    report.object(&error);
+                    report.hurt.push(hurt_at(manifest, disk, &ExtentSet::from_iter([place])));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Ok(wants)
+}
+
+/// What chunks that cannot be read mean for the image, by disk and partition.
+fn hurts<'a>(manifest: &Manifest, wants: impl Iterator<Item = &'a Want>) -> Vec<Hurt> {
+    let starts = disk_starts(manifest);
+    let mut extents: HashMap<(usize, String), Vec<Extent>> = HashMap::new();
+    for want in wants {
+        let disk = starts.partition_point(|&start| start <= want.place).saturating_sub(1);
+        let start = want.place - starts.get(disk).copied().unwrap_or(0);
+        extents.entry((disk, manifest.place(disk, start))).or_default().push(Extent::new(start, want.len.into()));
+    }
+    let mut places: Vec<_> = extents.into_iter().collect();
+    places.iter_mut().for_each(|(_, extents)| extents.sort_unstable());
+    places.sort_by_key(|((disk, _), extents)| (*disk, extents.first().copied()));
+    places.into_iter().map(|((disk, _), extents)| hurt_at(manifest, disk, &extents.into_iter().collect())).collect()
+}
+
+fn hurt_at(manifest: &Manifest, disk: usize, extents: &ExtentSet) -> Hurt {
+    let first = extents.iter().next().map_or(0, |extent| extent.start);
+    Hurt {
+        image: None,
+        machine: manifest.machine_words(),
+        disk: manifest.disks.get(disk).map_or_else(String::new, |disk| disk.identity.to_string()),
+        place: manifest.place(disk, first),
+        extents: extents.as_slice().to_vec(),
+    }
+}

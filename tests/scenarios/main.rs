@@ -1,0 +1,4 @@
+//! What must work on real systems, end to end. One binary; one module per subject.
+
+mod boot;
+mod support;

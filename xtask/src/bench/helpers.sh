@@ -1,0 +1,92 @@
+# For the scripts in contenders.rs. In their environment:
+#   IMG DAY2 FLEET_A FLEET_B HUGE   the disks
+#   PARTITIONS                      those of IMG, as FILESYSTEM:DEVICE:NUMBER
+#   WORK CORES IMAGER               where results go, the number of processors, the program
+
+# With the buffer that its best known user gives it. It sleeps until its next progress report before it ends: reports
+# every second, its shortest, instead of every two make that wait as short as it can be.
+PARTCLONE='-f 1 -z 10485760 -L /dev/null'
+
+partclone_each() { # FOLDER COMPRESSOR OPTION...
+  local folder=$1 compressor=$2 entry kind device number
+  shift 2
+  mkdir -p "$folder"
+  sfdisk --dump "$IMG" > "$folder/table"
+  for entry in $PARTITIONS; do
+    IFS=: read -r kind device number <<< "$entry"
+    "partclone.$kind" $PARTCLONE "$@" -c -s "$device" -o - | $compressor > "$folder/$number"
+  done
+}
+
+partclone_restore_each() { # FOLDER
+  local entry kind device number
+  for entry in $(cat "$WORK/target.partitions"); do
+    IFS=: read -r kind device number <<< "$entry"
+    zstd -q -d -c "$1/$number" | partclone.restore $PARTCLONE -s - -o "$device"
+  done
+}
+
+attach_partition() { # IMAGE NUMBER OPTION...
+  local image=$1 number=$2 start size
+  shift 2
+  read -r start size < <(partx --raw --noheadings --nr "$number" -o START,SECTORS "$image")
+  losetup --find --show "$@" --offset $((start * 512)) --sizelimit $((size * 512)) "$image"
+}
+
+warm() { cat "$@" > /dev/null; }
+warm_folder() { find "$1" -type f -exec cat {} + > /dev/null; }
+warm_partitions() { partclone_each "$WORK/warm" 'wc -c' -a0; rm -r "$WORK/warm"; }
+
+used_bytes() { # every file system's used blocks, one after another, as plain bytes
+  local entry kind device number
+  for entry in $PARTITIONS; do
+    IFS=: read -r kind device number <<< "$entry"
+    "partclone.$kind" $PARTCLONE -a0 -c -s "$device" -o -
+  done
+}
+
+imager_init() { rm -rf "$1"; "$IMAGER" init "$1" --no-password; }
+restic_init() { rm -rf "$1"; restic -q init --repository-version 2 -r "$1"; }
+restic_backup() { restic -q -r "$1" backup --compression auto --stdin --stdin-filename disk.img < "$2"; }
+borg_init() { rm -rf "$1" "$BORG_BASE_DIR"; borg init -e none "$1"; }
+borg_create() { borg create --compression zstd,3 --stdin-name disk.img "$1::$2" - < "$3"; }
+# borg's cache must know the copy before it is measured, as it would know its own repository.
+copy_of() { rm -rf "$2"; cp -a "$1" "$2"; [ ! -e "$2/README" ] || borg info "$2" > /dev/null; }
+
+no_target() { rm -f "$WORK/target.img"; }
+fresh_target() { no_target; truncate -s "$(stat -L -c %s "$IMG")" "$WORK/target.img"; }
+target_device() { fresh_target; losetup --find --show "$WORK/target.img" > "$WORK/target.devices"; }
+target_partitions() {
+  local entry kind device number
+  fresh_target
+  sfdisk --dump "$IMG" | sfdisk --quiet "$WORK/target.img"
+  : > "$WORK/target.devices"
+  : > "$WORK/target.partitions"
+  for entry in $PARTITIONS; do
+    IFS=: read -r kind device number <<< "$entry"
+    device=$(attach_partition "$WORK/target.img" "$number")
+    echo "$device" >> "$WORK/target.devices"
+    echo "$kind:$device:$number" >> "$WORK/target.partitions"
+  done
+}
+detach_target() { xargs losetup --detach < "$WORK/target.devices"; }
+
+same_as_disk() { cmp "$IMG" "$WORK/target.img"; }
+# For tools that bring back what is in use: each file system's own checker, which changes nothing.
+sound() {
+  local entry kind device number status=0
+  cp --sparse=always "$WORK/target.img" "$WORK/checked.img"
+  for entry in $PARTITIONS; do
+    IFS=: read -r kind device number <<< "$entry"
+    device=$(attach_partition "$WORK/checked.img" "$number" --read-only)
+    case $kind in
+      vfat) fsck.vfat -n "$device" ;;
+      ext4) e2fsck -f -n "$device" ;;
+      xfs) xfs_repair -n "$device" ;;
+      ntfs) ntfsfix -n "$device" ;;
+    esac || status=$?
+    losetup --detach "$device"
+  done
+  rm "$WORK/checked.img"
+  return $status
+}

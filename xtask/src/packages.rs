@@ -1,0 +1,51 @@
+//! The Debian packages that each command needs. Missing ones are installed; when all are there, nothing is run.
+
+use anyhow::{Result, bail};
+use lifeboat_tests::tool;
+
+/// Disks and the file systems on them.
+pub(crate) const DISKS: &[&str] =
+    &["dosfstools", "e2fsprogs", "fdisk", "gdisk", "mount", "mtools", "ntfs-3g", "util-linux", "xfsprogs"];
+
+/// What the tests compare with, and where the machines come from that they boot.
+pub(crate) const TESTS: &[&str] =
+    &["btrfs-progs", "debootstrap", "ovmf", "partclone", "python3", "qemu-system-x86", "qemu-utils"];
+
+/// What the benchmarks measure, and what they fill their disks with.
+pub(crate) const PEERS: &[&str] = &["borgbackup", "debootstrap", "partclone", "qemu-utils", "restic", "zstd"];
+
+/// Sees to it that every package of these lists is installed.
+///
+/// # Errors
+/// When some are missing and cannot be installed; says what to run.
+pub(crate) fn ensure(lists: &[&[&str]]) -> Result<()> {
+    if tool::find("dpkg-query").is_none() {
+        println!("This is not a Debian system: these packages' programs must be there: {}", lists.concat().join(" "));
+        return Ok(());
+    }
+    let missing = missing(&lists.concat())?;
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let install = format!("apt-get install --no-install-recommends --yes {}", missing.join(" "));
+    if !tool::is_root() {
+        bail!("some packages are missing; run this once:\n  sudo {install}");
+    }
+    println!("Installing {}", missing.join(" "));
+    let apt_get =
+        |words: &[&str]| tool::show(tool::command("apt-get").env("DEBIAN_FRONTEND", "noninteractive").args(words));
+    apt_get(&["update", "--quiet"])?;
+    apt_get(&[&["install", "--quiet", "--no-install-recommends", "--yes"], &*missing].concat())
+}
+
+fn missing<'a>(wanted: &[&'a str]) -> Result<Vec<&'a str>> {
+    // It fails when it does not know a package, and still lists the others.
+    let format = "--showformat=${Package} ${db:Status-Status}\n";
+    let listed = tool::command("dpkg-query").arg("--show").arg(format).args(wanted).output()?;
+    let listed = String::from_utf8_lossy(&listed.stdout);
+    let mut missing: Vec<&str> = wanted.to_vec();
+    missing.retain(|name| !listed.lines().any(|line| line.strip_suffix(" installed") == Some(name)));
+    missing.sort_unstable();
+    missing.dedup();
+    Ok(missing)
+}
