@@ -1,6 +1,7 @@
 //! ext2, ext3 and ext4 as their own tools make them: our map against dumpe2fs's, and against a copy of which
 //! only the used bytes are true.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -8,7 +9,7 @@ use imager::extent::{Extent, ExtentSet};
 use imager::fs::{FileSystem, inspect};
 use tempfile::TempDir;
 
-use crate::support::{Mount, output, run, sparse_file};
+use crate::support::{Loop, Mount, output, run, sparse_file};
 use crate::volume::{FileVolume, Random, copy_used, tree};
 
 const MIB: u64 = 1 << 20;
@@ -143,6 +144,10 @@ fn check_map(image: &Path, variant: &Variant) -> FileSystem {
     let what = variant.mkfs.join(" ");
     let found = inspect(&FileVolume::open(image));
     assert_eq!((found.kind.as_str(), found.notes.as_slice()), (variant.kind, [].as_slice()), "{what}");
+    let blkid = |tag| run("blkid", ["-p", "-s", tag, "-o", "value", image.to_str().unwrap()]).trim().to_owned();
+    assert_eq!(found.kind, blkid("TYPE"), "{what}");
+    assert_eq!(found.label.as_deref(), Some(blkid("LABEL").as_str()), "{what}");
+    assert_eq!(found.uuid.as_deref(), Some(blkid("UUID").as_str()), "{what}");
     assert_same(&found, image, &what);
     found
 }
@@ -162,7 +167,7 @@ fn check_mounted(variants: &[Variant]) {
         let image = make(variant, scratch.path());
         check_map(&image, variant);
         let mount = Mount::new(&image, &root, "loop");
-        fill(&root, variant.size.min(64 * MIB) / 2);
+        fill(&root, variant.size.min(64 * MIB) / 3);
         let files = tree(&root);
         drop(mount);
         let copy = copy_and_check(&image, &check_map(&image, variant));
@@ -212,6 +217,71 @@ fn the_map_of_what_cannot_be_mounted_here_is_that_of_dumpe2fs() {
             let expected = (index % 3 != 0).then(|| fs::read(files.join(name)).unwrap());
             assert!(fs::read(restored.join(name)).ok() == expected, "{name} of {:?}", variant.mkfs);
         }
+    }
+}
+
+/// Grows, shrinks or converts the file system in a file; or does it to a mounted one.
+enum Change {
+    Tool(&'static str, &'static [&'static str]),
+    GrowMounted,
+}
+
+#[test]
+fn the_map_of_a_changed_file_system_is_that_of_dumpe2fs() {
+    use Change::{GrowMounted, Tool};
+    #[rustfmt::skip]
+    let cases = [
+        (variant("ext4", 64, &["mkfs.ext4", "-b", "1024"]), GrowMounted),
+        (variant("ext4", 64, &["mkfs.ext4", "-b", "1024", "-O", "^flex_bg,^64bit", "-g", "1024"]), GrowMounted),
+        // No room is kept for descriptors: the kernel goes over to meta_bg.
+        (variant("ext4", 64, &["mkfs.ext4", "-b", "1024", "-g", "1024", "-O", "^resize_inode"]), GrowMounted),
+        (variant("ext4", 64, &["mkfs.ext4", "-b", "1024", "-O", "sparse_super2,^resize_inode"]), Tool("resize2fs", &["200M"])),
+        (variant("ext3", 64, &["mkfs.ext3", "-b", "1024"]), Tool("resize2fs", &["200M"])),
+        (variant("ext4", 64, &["mkfs.ext4", "-b", "1024"]), Tool("resize2fs", &["50M"])),
+        (variant("ext4", 64, &["mkfs.ext4", "-b", "1024"]), Tool("resize2fs", &["-s"])),
+        (variant("ext4", 64, &["mkfs.ext4", "-b", "1024", "-O", "^64bit"]), Tool("resize2fs", &["-b"])),
+        (variant("ext4", 64, &["mkfs.ext4", "-b", "1024", "-O", "^metadata_csum"]), Tool("tune2fs", &["-O", "metadata_csum"])),
+        (variant("ext4", 64, &["mkfs.ext4", "-b", "1024"]), Tool("tune2fs", &["-O", "^metadata_csum"])),
+        (variant("ext4", 64, &["mkfs.ext4", "-b", "1024", "-I", "128", "-O", "^flex_bg"]), Tool("tune2fs", &["-I", "256"])),
+        (variant("ext4", 64, &["mkfs.ext3", "-b", "1024"]), Tool("tune2fs", &["-O", "extents,uninit_bg"])),
+        // As the kernel leaves it when it runs out of room for descriptors.
+        (variant("ext4", 64, &["mkfs.ext4", "-b", "1024", "-g", "1024", "-O", "meta_bg,^resize_inode"]), Tool("debugfs", &["-w", "-R", "ssv first_meta_bg 1"])),
+    ];
+    for (variant, change) in cases {
+        let scratch = TempDir::new().unwrap();
+        let root = scratch.path().join("root");
+        let image = make(&variant, scratch.path());
+        let device = Loop::attach(&image, &[]);
+        let mount = Mount::new(&device.0, &root, "defaults");
+        fill(&root, 16 * MIB);
+        fs::File::options().write(true).open(&image).unwrap().set_len(200 * MIB).unwrap();
+        let mount = match change {
+            GrowMounted => {
+                run("losetup", [OsStr::new("--set-capacity"), device.0.as_os_str()]);
+                let resize = output("resize2fs", [&device.0]);
+                if String::from_utf8_lossy(&resize.stderr).contains("Permission denied") {
+                    println!("not shown: growing a mounted file system takes CAP_SYS_RESOURCE");
+                    continue;
+                }
+                assert!(resize.status.success(), "{resize:?}");
+                Some(mount)
+            }
+            Tool(tool, args) => {
+                drop(mount);
+                output("e2fsck", [OsStr::new("-fy"), image.as_os_str()]);
+                // The size follows the file, options go before it.
+                let file = image.to_str().unwrap();
+                let (options, size) = if args[0].starts_with('-') { (args, &[][..]) } else { (&[][..], args) };
+                run(tool, options.iter().copied().chain([file]).chain(size.iter().copied()));
+                // As tune2fs asks for.
+                output("e2fsck", ["-fy", file]);
+                None
+            }
+        };
+        drop(mount);
+        drop(device);
+        let found = check_map(&image, &variant);
+        copy_and_check(&image, &found);
     }
 }
 

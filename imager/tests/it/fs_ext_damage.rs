@@ -176,6 +176,22 @@ fn without_checksums_the_counts_and_places_must_agree() {
 }
 
 #[test]
+fn a_leftover_superblock_hides_nothing() {
+    let base = mkfs(4 * MIB, &["mkfs.ext2", "-b", "1024"]);
+    let later: [(usize, &[u8], &str); 4] = [
+        (0, b"XFSB", "XFS"),
+        (3, b"NTFS    ", "NTFS"),
+        (3, b"-FVE-FS-", "BitLocker"),
+        (4096, b"\xfc\x4e\x2b\xa9", "RAID"),
+    ];
+    for (at, magic, name) in later {
+        let mut volume = base.clone();
+        volume[at..at + magic.len()].copy_from_slice(magic);
+        assert!(read_whole_because(&inspect(&volume)).contains(name));
+    }
+}
+
+#[test]
 fn an_unclean_end_without_a_journal_is_read_whole() {
     let mut volume = mkfs(4 * MIB, &["mkfs.ext2", "-b", "1024"]);
     volume[SUPERBLOCK + 0x3a] = 0;

@@ -29,6 +29,19 @@ use crate::extent::ExtentSet;
 use crate::fs::{FileSystem, FsError, Note, Reader};
 use crate::read_at::ReadAt;
 
+/// Formats whose makers may leave an older superblock at byte 1024 alone.
+const LATER_FORMATS: [(u64, &[u8], &str); 9] = [
+    (0, b"XFSB", "XFS"),
+    (0, b"LUKS\xba\xbe", "LUKS"),
+    (3, b"NTFS    ", "NTFS"),
+    (3, b"EXFAT   ", "exFAT"),
+    (3, b"-FVE-FS-", "BitLocker"),
+    (82, b"FAT32   ", "FAT"),
+    (512, b"LABELONE", "an LVM physical volume"),
+    (4096, b"\xfc\x4e\x2b\xa9", "a RAID member"),
+    (4096 + 24, b"\xc6\x85\x73\xf6\x4e\x1a\x45\xca\x82\x65\xf5\x7f\x48\xba\x6d\x81", "a bcache device"),
+];
+
 /// The reader for ext2, ext3 and ext4.
 pub(super) struct Ext;
 
@@ -43,6 +56,7 @@ impl Reader for Ext {
     }
 
     fn read(&self, volume: &dyn ReadAt) -> Result<FileSystem, FsError> {
+        check_not_taken_over(volume)?;
         let superblock = Superblock::read(volume)?;
         let size = superblock.geometry.size();
         if size > volume.size() {
@@ -60,16 +74,15 @@ impl Reader for Ext {
             notes: dirty(&superblock).map(|detail| Note::Dirty { detail: detail.to_owned() }).into_iter().collect(),
             spare_files: Vec::new(),
         };
-        match used(volume, &superblock) {
-            Ok(used) => found.used = used,
-            // What is wrong here comes of the crash, and belongs beside the note about it.
-            Err(error) if !found.notes.is_empty() => found.notes.push(Note::ReadWhole { reason: error.to_string() }),
-            Err(error) => return Err(error),
+        match survey(volume, &superblock, &mut found) {
+            Ok(()) => Ok(found),
+            Err(error) if found.notes.is_empty() => Err(error),
+            // What is wrong here may come of the crash, and belongs beside the note about it.
+            Err(error) => {
+                found.notes.push(Note::ReadWhole { reason: error.to_string() });
+                Ok(found)
+            }
         }
-        if found.notes.is_empty() {
-            swapfile::add_swap_files(volume, &superblock, &mut found);
-        }
-        Ok(found)
     }
 
     fn name(&self) -> &'static str {
@@ -90,8 +103,8 @@ fn dirty(superblock: &Superblock) -> Option<&'static str> {
     }
 }
 
-/// The bytes in use.
-fn used(volume: &dyn ReadAt, superblock: &Superblock) -> Result<ExtentSet, FsError> {
+/// Fills in the bytes in use, and the swap files of a file system at rest.
+fn survey(volume: &dyn ReadAt, superblock: &Superblock, found: &mut FileSystem) -> Result<(), FsError> {
     check_state(superblock)?;
     let geometry = &superblock.geometry;
     let groups_on_disk = GroupTable::read(volume, geometry)?;
@@ -102,7 +115,23 @@ fn used(volume: &dyn ReadAt, superblock: &Superblock) -> Result<ExtentSet, FsErr
     }
     let groups = replayed.as_ref().unwrap_or(&groups_on_disk);
     groups.check()?;
-    Sources { volume, geometry, groups, groups_on_disk: &groups_on_disk, replay: &replay }.used()
+    found.used = Sources { volume, geometry, groups, groups_on_disk: &groups_on_disk, replay: &replay }.used()?;
+    if found.notes.is_empty() && replay.is_empty() {
+        swapfile::add_swap_files(volume, superblock, groups, found);
+    }
+    Ok(())
+}
+
+/// Refuses a superblock that was left over when the volume became something else. mke2fs clears these
+/// places, so what is there came later.
+fn check_not_taken_over(volume: &dyn ReadAt) -> Result<(), FsError> {
+    for (at, magic, name) in LATER_FORMATS {
+        let len = magic.len();
+        if volume.size() >= at.saturating_add(len as u64) && volume.read_vec(at, len)? == magic {
+            return Err(FsError::unsupported(format!("an ext superblock on what looks like {name}")));
+        }
+    }
+    Ok(())
 }
 
 /// Refuses where bitmaps may be wrong and no journal will mend them.

@@ -20,8 +20,8 @@ use super::superblock::{Journal, Superblock};
 use crate::fs::FsError;
 use crate::read_at::ReadAt;
 
-/// Bounds memory to about 64 MiB; eight times the blocks that the largest usual journal (1 GiB) has.
-const LOGGED_BLOCKS_MAX: usize = 1 << 21;
+/// Bounds memory to about 64 MiB; four times the blocks that the largest usual journal (1 GiB) has.
+const LOGGED_BLOCKS_MAX: usize = 1 << 20;
 
 /// The newest logged version of each block in the journal; of none, when the journal is empty.
 pub(super) struct Replay<'a> {
@@ -61,11 +61,12 @@ impl<'a> Replay<'a> {
         if log.superblock.error != 0 {
             return Err(FsError::unsupported("a journal that was aborted after an error"));
         }
+        let to_be_replayed = superblock.state.needs_recovery || log.superblock.start != 0;
+        if to_be_replayed && (superblock.fast_commits || log.superblock.fast_commit) {
+            return Err(FsError::unsupported("a journal to be replayed that may have fast commits"));
+        }
         if log.superblock.start == 0 {
             return Ok(Self { log: None });
-        }
-        if superblock.fast_commits || log.superblock.fast_commit {
-            return Err(FsError::unsupported("a journal to be replayed that may have fast commits"));
         }
         log.walk()?;
         Ok(Self { log: Some(log) })
@@ -170,7 +171,7 @@ impl<'a> Log<'a> {
                 }
             }
             if self.newest.len() + pending.len() + revokes.len() + pending_revokes.len() > LOGGED_BLOCKS_MAX {
-                return Err(FsError::unsupported("a journal with millions of blocks to be replayed"));
+                return Err(FsError::unsupported("a journal with a million blocks to be replayed"));
             }
         }
         // A revoke record is about its own transaction and all before it. Sequence numbers wrap around.

@@ -175,9 +175,8 @@ impl Superblock {
         if s_rev_level > 1 {
             return Err(FsError::unsupported(format!("revision {s_rev_level} of the ext format")));
         }
-        // Revision 0 has none of the fields from 0x54 on.
-        let (compat, incompat, ro_compat) =
-            if s_rev_level == 0 { (0, 0, 0) } else { (u32_at(0x5c)?, u32_at(0x60)?, u32_at(0x64)?) };
+        // Like the kernel, believe them in revision 0, too, where they should be zero.
+        let (compat, incompat, ro_compat) = (u32_at(0x5c)?, u32_at(0x60)?, u32_at(0x64)?);
         check_features(compat, incompat, ro_compat)?;
         let uuid: [u8; 16] = bytes.get(0x68..0x78).and_then(|b| b.try_into().ok()).unwrap_or_default();
         if ro_compat & ro_compat::METADATA_CSUM != 0 {
@@ -226,11 +225,10 @@ impl Superblock {
             (_, inode, _) => Journal::Inode(inode),
         };
         let s_state = u16_at(0x3a)?;
-        let named = s_rev_level > 0;
         Ok(Self {
             kind: kind(compat, incompat, ro_compat),
-            label: bytes.get(0x78..0x88).filter(|_| named).and_then(label),
-            uuid: (named && uuid != [0; 16]).then(|| uuid::Uuid::from_bytes(uuid).to_string()),
+            label: bytes.get(0x78..0x88).and_then(label),
+            uuid: (uuid != [0; 16]).then(|| uuid::Uuid::from_bytes(uuid).to_string()),
             geometry,
             journal,
             fast_commits: compat & compat::FAST_COMMIT != 0,

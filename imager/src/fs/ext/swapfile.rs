@@ -22,12 +22,17 @@ const DIRECTORY_BYTES_MAX: u64 = 4 << 20;
 const HEADER_BYTES_MAX: u64 = 64 << 10;
 
 /// Notes the swap files of a file system, and whether a system is hibernated in one.
-pub(super) fn add_swap_files(volume: &dyn ReadAt, superblock: &Superblock, found: &mut FileSystem) {
+pub(super) fn add_swap_files(
+    volume: &dyn ReadAt,
+    superblock: &Superblock,
+    groups: &GroupTable,
+    found: &mut FileSystem,
+) {
     // Blocks that several files share are not one file's to leave out.
     if superblock.shared_blocks {
         return;
     }
-    let search = Search { volume, superblock };
+    let search = Search { volume, superblock, groups };
     // A file system whose root cannot be read has no swap file that could be left out safely.
     for (name, swap) in search.swap_files().unwrap_or_default() {
         let path = format!("/{name}");
@@ -49,15 +54,15 @@ enum Swap {
 struct Search<'a> {
     volume: &'a dyn ReadAt,
     superblock: &'a Superblock,
+    groups: &'a GroupTable<'a>,
 }
 
 impl Search<'_> {
     fn swap_files(&self) -> Result<Vec<(&'static str, Swap)>, FsError> {
         let geometry = &self.superblock.geometry;
-        let groups = GroupTable::read(self.volume, geometry)?;
         let mut swap_files = Vec::new();
-        for (name, number) in self.root_entries(&groups)? {
-            let inode = Inode::read(self.volume, &groups, geometry, number)?;
+        for (name, number) in self.root_entries()? {
+            let inode = Inode::read(self.volume, self.groups, geometry, number)?;
             if inode.is_plain_file() && inode.links == 1 {
                 let blocks = inode.blocks(self.volume, geometry)?;
                 swap_files.extend(self.swap_file(&inode, &blocks)?.map(|swap| (name, swap)));
@@ -68,9 +73,9 @@ impl Search<'_> {
 
     /// The inodes that the names of swap files stand for. A hashed directory reads as a plain one: its
     /// index blocks look like empty entries.
-    fn root_entries(&self, groups: &GroupTable) -> Result<Vec<(&'static str, u32)>, FsError> {
+    fn root_entries(&self) -> Result<Vec<(&'static str, u32)>, FsError> {
         let geometry = &self.superblock.geometry;
-        let root = Inode::read(self.volume, groups, geometry, ROOT_INODE)?;
+        let root = Inode::read(self.volume, self.groups, geometry, ROOT_INODE)?;
         if !root.is_plain_directory() || root.size > DIRECTORY_BYTES_MAX {
             return Ok(Vec::new());
         }
