@@ -1,13 +1,15 @@
 //! The work folder, the disks that several scenarios share, and why a scenario is skipped.
 
+use std::fs;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use anyhow::{Context, Result};
 use lifeboat_tests::boot_disk::{self, BootDisk};
 use lifeboat_tests::disk::Table;
-use lifeboat_tests::mounted::{Keep, WorkFolder};
+use lifeboat_tests::fingerprint::Fingerprint;
+use lifeboat_tests::mounted::{Keep, Loop, Mount, WorkFolder};
 use lifeboat_tests::{debian, imager, tool};
 
 /// Where disks, logs and the Debian system are: the system stays for the next run.
@@ -23,19 +25,79 @@ pub(crate) fn folder() -> Result<&'static WorkFolder> {
     Ok(FOLDER.get_or_init(|| folder))
 }
 
-/// The freshly installed disk with this table, made by whoever asks first.
-pub(crate) fn installed_disk(table: Table) -> Result<BootDisk> {
-    static DISKS: Mutex<Vec<(Table, BootDisk)>> = Mutex::new(Vec::new());
+/// A freshly installed disk, what is on it, and an image of it.
+#[derive(Clone)]
+pub(crate) struct Installed {
+    pub(crate) disk: BootDisk,
+    pub(crate) root_files: Fingerprint,
+    pub(crate) repository: Repository,
+}
+
+/// The installed and captured disk with this table, made by whoever asks first.
+pub(crate) fn installed(table: Table) -> Result<Installed> {
+    static DISKS: Mutex<Vec<(Table, Installed)>> = Mutex::new(Vec::new());
     let mut disks = DISKS.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some((_, disk)) = disks.iter().find(|(made, _)| *made == table) {
-        return Ok(disk.clone());
+    if let Some((_, installed)) = disks.iter().find(|(made, _)| *made == table) {
+        return Ok(installed.clone());
     }
     let folder = folder()?;
+    let name = format!("{table:?}").to_lowercase();
     let tarball = debian::tarball(folder)?;
-    let image = folder.join(&format!("{table:?}.img").to_lowercase());
+    let image = folder.join(&format!("{name}.img"));
     let disk = boot_disk::make(folder, &tarball, &image, table).context("cannot make a disk that boots")?;
-    disks.push((table, disk.clone()));
-    Ok(disk)
+    let root_files = root_files(&disk, &format!("{name}-files"))?;
+    let repository = Repository::create(folder, &format!("{name}-repository"))?;
+    repository.imager(["capture".as_ref(), image.as_os_str()])?;
+    let installed = Installed { disk, root_files, repository };
+    disks.push((table, installed.clone()));
+    Ok(installed)
+}
+
+/// Every file of the root file system; it passes its own check first.
+pub(crate) fn root_files(disk: &BootDisk, mount_point: &str) -> Result<Fingerprint> {
+    let root = disk.disk.partition(disk.root)?;
+    {
+        let device = Loop::partition(&disk.disk.image, root, &["--read-only"])?;
+        tool::run("e2fsck", ["-f".as_ref(), "-n".as_ref(), device.path.as_os_str()])?;
+    }
+    let mount = Mount::partition(&disk.disk.image, root, "ext4", "ro", &folder()?.join(mount_point))?;
+    Fingerprint::of(&mount.at)
+}
+
+/// A repository with a password, and the program that works on it.
+#[derive(Clone)]
+pub(crate) struct Repository {
+    path: PathBuf,
+    password_file: PathBuf,
+    imager: PathBuf,
+}
+
+impl Repository {
+    fn create(folder: &WorkFolder, name: &str) -> Result<Self> {
+        let path = folder.join(name);
+        if path.exists() {
+            fs::remove_dir_all(&path).context("cannot clear away an earlier run's repository")?;
+        }
+        let password_file = folder.join(&format!("{name}.password"));
+        fs::write(&password_file, "correct horse battery staple\n")?;
+        let repository = Self { path, password_file, imager: imager::binary()? };
+        repository.imager(["init".as_ref(), repository.path.as_os_str()])?;
+        Ok(repository)
+    }
+
+    /// Runs the program and returns what it printed.
+    pub(crate) fn imager<S: AsRef<std::ffi::OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Result<String> {
+        let mut command = tool::command(&self.imager);
+        command.env("IMAGER_REPO", &self.path).env("IMAGER_PASSWORD_FILE", &self.password_file).args(arguments);
+        tool::output(&mut command)
+    }
+
+    /// Restores the newest image to a file, with more options.
+    pub(crate) fn restore(&self, target: &Path, options: &[&str]) -> Result<()> {
+        let words = ["restore", "latest", "--to"].map(std::ffi::OsStr::new);
+        let words = words.into_iter().chain([target.as_os_str()]).chain(options.iter().map(std::ffi::OsStr::new));
+        self.imager(words).map(drop)
+    }
 }
 
 /// Says what is missing for a scenario with virtual machines on this machine, and true, when something is.
