@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::extent::{Extent, ExtentSet};
 use crate::progress::{Progress, lock};
 use crate::repo::Repository;
+use crate::repo::pack::Content;
 
 /// Bytes of one read, at most, unless a single chunk is larger.
 const READ_BYTES: u64 = 1 << 20;
@@ -38,7 +39,8 @@ pub(super) fn differing(
         for want in wants {
             let at = usize::try_from(want.place - base - start).unwrap_or(usize::MAX);
             let range = at..at.saturating_add(usize::try_from(want.len).unwrap_or(usize::MAX));
-            let same = buf.as_slice().get(range).is_some_and(|bytes| short(repository.chunk_id([bytes])) == want.chunk);
+            let id = |bytes| short(repository.chunk_id(Content::Data, [bytes]));
+            let same = buf.as_slice().get(range).is_some_and(|bytes| id(bytes) == want.chunk);
             if !same {
                 kept.push(*want);
             }
