@@ -301,7 +301,7 @@ pub fn checked_chunk<'d>(
 ) -> Result<&'d [u8]> {
     let range = usize::try_from(chunk.at).ok().zip(usize::try_from(chunk.at.saturating_add(chunk.len)).ok());
     let bytes = range.and_then(|(start, end)| data.get(start..end));
-    match bytes.filter(|bytes| short(repository.chunk_id([*bytes])) == name) {
+    match bytes.filter(|bytes| short(repository.chunk_id(task.entry.content, [*bytes])) == name) {
         Some(bytes) => Ok(bytes),
         None => Err(Error::damaged(object_name(task.pack), task.offset, "a chunk is not what its id says")),
     }

@@ -446,7 +446,7 @@ fn needed_part(
         let len = usize::try_from(chunk.len).unwrap_or(usize::MAX);
         if *wanted {
             let bytes = raw.get(at..at + len).unwrap_or_default();
-            if repository.chunk_id([bytes]) != chunk.id {
+            if repository.chunk_id(entry.content, [bytes]) != chunk.id {
                 return Err(Error::damaged(object_name(pack), offset, "a chunk is not what its id says"));
             }
             data.extend_from_slice(bytes);

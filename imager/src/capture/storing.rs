@@ -182,7 +182,7 @@ fn name(repository: &Repository, cut: Cut) -> Named {
         Cut::Zero(extent) => Named::Zero(extent),
         Cut::Unreadable(extent) => Named::Unreadable(extent),
         Cut::Chunk(pieces) => {
-            let id = repository.chunk_id(pieces.iter().map(Piece::bytes));
+            let id = repository.chunk_id(Content::Data, pieces.iter().map(Piece::bytes));
             let start = pieces.first().map_or(0, |piece| piece.extent.start);
             let end = pieces.last().map_or(0, |piece| piece.extent.end());
             Named::Chunk { extent: Extent::between(start, end), id, pieces }
@@ -290,7 +290,7 @@ impl<'a> Storer<'a> {
     }
 
     fn add_node(&mut self, bytes: &[u8]) -> Result<ChunkId> {
-        let id = self.shared.repository.chunk_id([bytes]);
+        let id = self.shared.repository.chunk_id(Content::Map, [bytes]);
         if self.known.insert(short(id)) {
             self.append(Content::Map, id, [bytes].into_iter())?;
         }

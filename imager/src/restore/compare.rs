@@ -9,6 +9,7 @@ use crate::extent::{Extent, ExtentSet};
 use crate::parallel::in_parallel;
 use crate::progress::Progress;
 use crate::repo::Repository;
+use crate::repo::pack::Content;
 
 /// Bytes of one read, at most, unless a single chunk is larger.
 const READ_BYTES: u64 = 1 << 20;
@@ -35,7 +36,8 @@ pub(super) fn differing(
         for want in wants {
             let at = usize::try_from(want.place - base - start).unwrap_or(usize::MAX);
             let range = at..at.saturating_add(usize::try_from(want.len).unwrap_or(usize::MAX));
-            let same = buf.as_slice().get(range).is_some_and(|bytes| short(repository.chunk_id([bytes])) == want.chunk);
+            let id = |bytes| short(repository.chunk_id(Content::Data, [bytes]));
+            let same = buf.as_slice().get(range).is_some_and(|bytes| id(bytes) == want.chunk);
             if !same {
                 kept.push(*want);
             }

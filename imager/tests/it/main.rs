@@ -10,6 +10,7 @@ mod fs_ntfs;
 mod fs_swap;
 mod fs_xfs;
 mod fuzz_replay;
+mod hostile_repository;
 mod identity;
 mod support;
 mod table;
