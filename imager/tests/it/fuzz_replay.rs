@@ -130,14 +130,34 @@ const fn seed(name: &'static str, kind: &'static str, size: u64, make: &'static 
     Seed { name, kind, make, size }
 }
 
-const SEEDS: [Seed; 15] = [
+const SEEDS: [Seed; 17] = [
     seed("ext2", "ext2", 1 << 20, "mkfs.ext2 -q -F -b 1024 -L seed -d /etc/default $1"),
     seed("ext3", "ext3", 4 << 20, "mkfs.ext3 -q -F -b 1024 $1"),
+    seed(
+        "ext3-recover",
+        "ext3",
+        4 << 20,
+        "mkfs.ext3 -q -F -b 1024 $1; head -c 3k /dev/urandom >$1.blocks
+        printf 'jo\njw -b 3000,3001,5 %s\njc\n' $1.blocks | debugfs -w -f - $1",
+    ),
     seed("ext4", "ext4", 16 << 20, "mkfs.ext4 -q -F -b 1024 -g 2048 -d /etc/default $1"),
-    seed("ext4-meta-bg", "ext4", 16 << 20, "mkfs.ext4 -q -F -b 4096 -g 512 -O meta_bg,^resize_inode $1"),
-    seed("ext4-bigalloc", "ext4", 32 << 20, "mkfs.ext4 -q -F -O bigalloc,sparse_super2,^has_journal -C 16384 $1"),
+    seed("ext4-meta-bg", "ext4", 16 << 20, "mkfs.ext4 -q -F -b 4096 -g 512 -O meta_bg,^resize_inode,^metadata_csum $1"),
+    seed(
+        "ext4-bigalloc",
+        "ext4",
+        32 << 20,
+        "mkfs.ext4 -q -F -O bigalloc,sparse_super2,^has_journal,^metadata_csum -C 16384 $1",
+    ),
     seed("xfs-v4", "xfs", 32 << 20, "mkfs.xfs -q -f --unsupported -m crc=0 -d agcount=2 $1"),
     seed("xfs-v5", "xfs", 32 << 20, "mkfs.xfs -q -f --unsupported -L seed -d agcount=2 $1"),
+    seed(
+        "xfs-fragmented",
+        "xfs",
+        32 << 20,
+        "mkfs.xfs -q -f --unsupported -b size=1024 -d agcount=2 $1; mkdir $1.mnt; mount $1 $1.mnt
+        head -c 2M /dev/zero >$1.mnt/file; holes=(); for ((i = 0; i < 600; i++)); do
+        holes+=(-c \"fpunch $((i * 2048)) 1024\"); done; sync; xfs_io \"${holes[@]}\" $1.mnt/file; umount $1.mnt; xfs_repair -L $1",
+    ),
     seed("fat12", "vfat", 1440 << 10, "mkfs.fat -F 12 -n SEED $1; mcopy -s -i $1 /etc/default ::"),
     seed("fat16", "vfat", 12 << 20, "mkfs.fat -F 16 $1; mcopy -s -i $1 /etc/default ::"),
     seed("fat32", "vfat", 40 << 20, "mkfs.fat -F 32 -s 1 $1; mcopy -s -i $1 /etc/default ::"),
