@@ -55,6 +55,8 @@ pub struct Options {
     pub level: Level,
     /// Memory to stay within.
     pub memory: Budget,
+    /// Size of packs in bytes: four of them are in memory at the busiest moment.
+    pub pack_bytes: u64,
     /// Whether to look, before the image becomes visible, that the store has all of it.
     pub verify: Verify,
     /// What of the sources is in use while they are read; kept in the manifest as warnings.
@@ -128,8 +130,8 @@ fn capture_as(
         .thread_name(|n| format!("worker-{n}"))
         .build()
         .map_err(|error| Error::Internal(format!("cannot start threads: {error}")))?;
-    let pack_bytes = options.memory.pack_bytes();
-    let shared = Arc::new(Shared::new(Arc::clone(repository), session.id, Arc::clone(progress), pool, pack_bytes));
+    let shared =
+        Arc::new(Shared::new(Arc::clone(repository), session.id, Arc::clone(progress), pool, options.pack_bytes));
     progress.begin(Phase::Copying, disks.iter().map(|disk| disk.layout.wanted_bytes()).sum());
     let outcome = run(&shared, &disks, known, options, progress);
     // What was stored stays useful, however this ended.

@@ -147,6 +147,7 @@ pub(super) fn capture(global: &Global, args: Capture) -> Result<u8> {
     for warning in &live {
         watch.progress().say(format!("warning: {warning}: the image may mix old and new blocks"));
     }
+    let memory = args.memory.map_or_else(Budget::of_this_machine, Budget::new);
     let options = Options {
         name: args.name,
         note: args.note,
@@ -155,7 +156,8 @@ pub(super) fn capture(global: &Global, args: Capture) -> Result<u8> {
             leave_out: args.leave_out.into_iter().map(Into::into).collect(),
         },
         level: args.level,
-        memory: args.memory.map_or_else(Budget::of_this_machine, Budget::new),
+        memory,
+        pack_bytes: memory.pack_bytes(),
         verify: match (args.no_verify, args.verify_data) {
             (true, _) => Verify::Presence,
             (_, true) => Verify::Data,
