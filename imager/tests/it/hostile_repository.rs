@@ -38,6 +38,7 @@ fn capture(repository: &Arc<Repository>, disk: &Path) -> imager::Result<Captured
         wanted: Wanted::default(),
         level: Level::Fixed(1),
         memory: Budget::new(0),
+        pack_bytes: 4 << 20,
         verify: Verify::Data,
         live: Vec::new(),
     };
