@@ -179,8 +179,8 @@ fn without_checksums_the_counts_and_places_must_agree() {
 fn a_leftover_superblock_hides_nothing() {
     let base = mkfs(4 * MIB, &["mkfs.ext2", "-b", "1024"]);
     let later: [(usize, &[u8], &str); 4] = [
-        (0, b"XFSB", "XFS"),
-        (3, b"NTFS    ", "NTFS"),
+        (0, b"LUKS\xba\xbe", "LUKS"),
+        (3, b"EXFAT   ", "exFAT"),
         (3, b"-FVE-FS-", "BitLocker"),
         (4096, b"\xfc\x4e\x2b\xa9", "RAID"),
     ];

@@ -29,14 +29,11 @@ use crate::extent::ExtentSet;
 use crate::fs::{FileSystem, FsError, Note, Reader};
 use crate::read_at::ReadAt;
 
-/// Formats whose makers may leave an older superblock at byte 1024 alone.
-const LATER_FORMATS: [(u64, &[u8], &str); 9] = [
-    (0, b"XFSB", "XFS"),
+/// Formats without a reader whose makers may leave an older superblock at byte 1024 alone.
+const LATER_FORMATS: [(u64, &[u8], &str); 6] = [
     (0, b"LUKS\xba\xbe", "LUKS"),
-    (3, b"NTFS    ", "NTFS"),
     (3, b"EXFAT   ", "exFAT"),
     (3, b"-FVE-FS-", "BitLocker"),
-    (82, b"FAT32   ", "FAT"),
     (512, b"LABELONE", "an LVM physical volume"),
     (4096, b"\xfc\x4e\x2b\xa9", "a RAID member"),
     (4096 + 24, b"\xc6\x85\x73\xf6\x4e\x1a\x45\xca\x82\x65\xf5\x7f\x48\xba\x6d\x81", "a bcache device"),
