@@ -12,6 +12,7 @@ use bytes::BytesMut;
 use crossbeam_channel::{Receiver, bounded};
 
 use crate::capture::short;
+use crate::disk::source::AlignedBuf;
 use crate::error::{Error, Result};
 use crate::memory::Budget;
 use crate::progress::{Progress, lock};
@@ -19,7 +20,7 @@ use crate::repo::Repository;
 use crate::repo::block_map::Run;
 use crate::repo::index::{IndexedPack, Inventory};
 use crate::repo::manifest::Manifest;
-use crate::repo::pack::{Content, FrameEntry, PackId, object_name};
+use crate::repo::pack::{Content, FrameEntry, PackId, SessionId, object_name};
 use crate::repo::reader::ChunkReader;
 
 /// A chunk that is wanted at one place. Places are bytes in whatever space the caller has laid out.
@@ -58,6 +59,17 @@ pub struct TaskChunk {
     pub wants: Range<usize>,
 }
 
+/// A pack that a plan reads from.
+#[derive(Clone, Copy, Debug)]
+pub struct UsedPack {
+    /// Its id.
+    pub id: PackId,
+    /// The object's size in bytes.
+    pub size: u64,
+    /// The session that wrote it.
+    pub session: SessionId,
+}
+
 /// Which frames to read for a set of wants.
 pub struct ReadPlan {
     /// Sorted by chunk.
@@ -67,7 +79,7 @@ pub struct ReadPlan {
     /// Wants whose chunk no usable pack has.
     pub missing: Vec<Want>,
     /// Packs that are read from.
-    pub packs: Vec<(PackId, u64)>,
+    pub packs: Vec<UsedPack>,
     /// What the look at the repository found.
     pub inventory: Inventory,
 }
@@ -95,7 +107,7 @@ impl ReadPlan {
                 }
             }
             if tasks.len() > before {
-                packs.push((pack.id, pack.size));
+                packs.push(UsedPack { id: pack.id, size: pack.size, session: pack.directory.session });
             }
             Ok(())
         })?;
@@ -139,7 +151,8 @@ const FETCHERS: usize = 4;
 
 /// Takes what became of a frame.
 pub trait FrameSink: Sync {
-    /// A frame that was read, and its bytes before compression. The ids of its chunks are not checked yet.
+    /// A frame that was read, and its bytes before compression, in memory that direct I/O accepts. The ids of
+    /// its chunks are not checked yet.
     ///
     /// # Errors
     /// Whatever must end the reading.
@@ -169,7 +182,8 @@ pub fn read_frames(
     let failure: Mutex<Option<Error>> = Mutex::new(None);
     let ahead = usize::try_from(memory.fetch_ahead_bytes() / FETCH_BYTES).unwrap_or(2).max(2);
     let (fetched_tx, fetched_rx) = bounded::<(Range<usize>, Result<BytesMut>)>(ahead.saturating_sub(FETCHERS).max(1));
-    let workers = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+    // Twice the cores: a worker that waits for its disk leaves its core to another.
+    let workers = 2 * std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
     std::thread::scope(|scope| {
         let (groups, next, failure) = (&groups, &next, &failure);
         for _ in 0..FETCHERS.min(groups.len().max(1)) {
@@ -240,7 +254,7 @@ fn open_groups(
     progress: &Progress,
     sink: &dyn FrameSink,
 ) -> Result<()> {
-    let mut data = Vec::new();
+    let mut buffer = AlignedBuf::new(0);
     for (range, bytes) in fetched {
         progress.check()?;
         let tasks = tasks.get(range).unwrap_or_default();
@@ -260,12 +274,13 @@ fn open_groups(
         for task in tasks {
             let start = usize::try_from(task.offset - first.offset).unwrap_or(usize::MAX);
             let len = usize::try_from(task.entry.stored_len).unwrap_or(usize::MAX);
+            let data = buffer.of_len(task.entry.raw_len_in_memory());
             let opened = match bytes.get_mut(start..start.saturating_add(len)) {
-                Some(sealed) => reader.frame(task.number, task.offset, &task.entry, sealed, &mut data),
+                Some(sealed) => reader.frame(task.number, task.offset, &task.entry, sealed, data),
                 None => Err(Error::damaged(object_name(task.pack), task.offset, "the pack is cut short")),
             };
             match opened {
-                Ok(()) => sink.frame(task, &data)?,
+                Ok(()) => sink.frame(task, data)?,
                 Err(error) => sink.failed(task, error)?,
             }
         }
@@ -286,7 +301,7 @@ pub fn checked_chunk<'d>(
 ) -> Result<&'d [u8]> {
     let range = usize::try_from(chunk.at).ok().zip(usize::try_from(chunk.at.saturating_add(chunk.len)).ok());
     let bytes = range.and_then(|(start, end)| data.get(start..end));
-    match bytes.filter(|bytes| short(repository.chunk_id([*bytes])) == name) {
+    match bytes.filter(|bytes| short(repository.chunk_id(task.entry.content, [*bytes])) == name) {
         Some(bytes) => Ok(bytes),
         None => Err(Error::damaged(object_name(task.pack), task.offset, "a chunk is not what its id says")),
     }
@@ -341,7 +356,13 @@ pub fn for_each_run(
         for (region, place) in image.regions.iter().enumerate().filter(|(region, _)| wanted(disk, *region)) {
             if let Some(root) = place.root {
                 reader.walk(root, place.len, |record| {
-                    visit(PlacedRun { disk, region, start: place.start + record.start, len: record.len, run: record.run })
+                    visit(PlacedRun {
+                        disk,
+                        region,
+                        start: place.start + record.start,
+                        len: record.len,
+                        run: record.run,
+                    })
                 })?;
             }
         }

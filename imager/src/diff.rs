@@ -59,9 +59,11 @@ pub fn diff(repository: &Repository, old: &Manifest, new: &Manifest) -> Result<V
             let new_disk = after.and_then(|number| new.disks.get(number));
             let named = new_disk.map(|disk| (new, after, disk)).or(old_disk.map(|disk| (old, before, disk)));
             let parts = diff_disk(&mut reader, old_disk, new_disk, &|region: &Region| {
-                named.map_or_else(String::new, |(manifest, number, _)| manifest.place(number.unwrap_or(0), region.start))
+                named
+                    .map_or_else(String::new, |(manifest, number, _)| manifest.place(number.unwrap_or(0), region.start))
             })?;
-            let same_table = old_disk.zip(new_disk).is_some_and(|(old, new)| old.table.partitions == new.table.partitions);
+            let same_table =
+                old_disk.zip(new_disk).is_some_and(|(old, new)| old.table.partitions == new.table.partitions);
             let disk = named.map_or_else(String::new, |(_, _, disk)| disk.identity.to_string());
             Ok(DiskDiff { disk, numbers: (before, after), same_table, parts })
         })
@@ -151,10 +153,15 @@ fn diff_regions(reader: &mut ChunkReader<'_>, old: Option<&Region>, new: Option<
     }
     let mut stale: Vec<Record> = Vec::new();
     if let Some((region, root)) = old.and_then(|region| Some((region, region.root?))) {
-        reader.walk_into(root, region.len, |id, start| !shared.contains(&(id.0, start)), |record| {
-            stale.push(record);
-            Ok(())
-        })?;
+        reader.walk_into(
+            root,
+            region.len,
+            |id, start| !shared.contains(&(id.0, start)),
+            |record| {
+                stale.push(record);
+                Ok(())
+            },
+        )?;
     }
     let same: HashMap<u64, Record> = stale.iter().map(|record| (record.start, *record)).collect();
     let is_same = |record: &Record| same.get(&record.start) == Some(record);

@@ -28,7 +28,9 @@ pub enum Error {
         error: io::Error,
     },
     /// The store failed.
-    #[error("the store failed to {operation} {object}: {detail}; what was stored so far is kept, run the same command again to go on")]
+    #[error(
+        "the store failed to {operation} {object}: {detail}; what was stored so far is kept, run the same command again to go on"
+    )]
     Store {
         /// "read", "write", "list", "delete".
         operation: &'static str,

@@ -74,8 +74,10 @@ pub struct RegionLayout {
 /// When the partition table cannot be read at all. Whatever cannot be understood is wanted as a whole.
 pub fn read(disk: &dyn ReadAt, sector_size: Option<u32>, wanted: &Wanted) -> io::Result<Layout> {
     let table = table::read(disk, sector_size)?;
-    let mut layout = Layout { size: disk.size(), warnings: table.warnings.clone(), table, volumes: Vec::new(), regions: Vec::new() };
-    let partitions: Vec<Partition> = layout.table.partitions.iter().filter(|p| p.role != Role::Extended).cloned().collect();
+    let mut layout =
+        Layout { size: disk.size(), warnings: table.warnings.clone(), table, volumes: Vec::new(), regions: Vec::new() };
+    let partitions: Vec<Partition> =
+        layout.table.partitions.iter().filter(|p| p.role != Role::Extended).cloned().collect();
     if layout.table.partitions.is_empty() && layout.table.structures.is_empty() {
         layout.add_volume(disk, None, Extent::new(0, disk.size()), wanted);
     }
@@ -114,7 +116,8 @@ impl Layout {
             return;
         }
         if place.start < self.end() {
-            self.warnings.push(format!("partition {} overlaps the one before it; both are read whole", partition.number));
+            self.warnings
+                .push(format!("partition {} overlaps the one before it; both are read whole", partition.number));
             self.merge_overlapping(partition.number, place);
             return;
         }
@@ -128,7 +131,12 @@ impl Layout {
         while let Some(region) = self.regions.pop_if(|region| region.place.end() > place.start) {
             merged = Extent::between(merged.start.min(region.place.start), merged.end().max(region.place.end()));
         }
-        self.regions.push(RegionLayout { place: merged, partition: None, wanted: ExtentSet::whole(merged.len), zeros: ExtentSet::new() });
+        self.regions.push(RegionLayout {
+            place: merged,
+            partition: None,
+            wanted: ExtentSet::whole(merged.len),
+            zeros: ExtentSet::new(),
+        });
         let file_system = fs::whole("unknown", place.len, "it overlaps another partition");
         self.volumes.push(VolumeLayout { partition: Some(number), place, file_system, left_out: Vec::new() });
     }

@@ -14,6 +14,7 @@ pub mod fs;
 pub mod layout;
 pub mod machine;
 pub mod memory;
+mod parallel;
 pub mod progress;
 pub mod prune;
 pub mod read_at;

@@ -105,7 +105,8 @@ fn prune_as(
     let survey = survey(repository, &doomed, &others, options, progress)?;
     pruned.before = survey.inventory.stored.values().map(|pack| pack.size).sum();
     pruned.unfinished = survey.unfinished;
-    let gain: u64 = survey.drop.iter().chain(survey.rewrite.iter().map(|pack| &pack.id)).map(|id| survey.size(*id)).sum();
+    let gain: u64 =
+        survey.drop.iter().chain(survey.rewrite.iter().map(|pack| &pack.id)).map(|id| survey.size(*id)).sum();
     if options.dry_run == DryRun::Yes {
         pruned.freed += gain;
         pruned.rewritten = survey.rewrite_bytes;
@@ -181,7 +182,11 @@ fn finish_earlier(
     for (name, list) in repository.doomed()? {
         // A list without a word on whom it waits for may be of a prune that was killed before it looked:
         // whoever runs now may have begun before it.
-        let waits = if list.waits_for.is_empty() { !live.is_empty() } else { list.waits_for.iter().any(|id| live.contains(id)) };
+        let waits = if list.waits_for.is_empty() {
+            !live.is_empty()
+        } else {
+            list.waits_for.iter().any(|id| live.contains(id))
+        };
         if waits || options.dry_run == DryRun::Yes {
             pruned.waits_for.extend(others.iter().filter(|other| other.is_live).map(|other| other.host.clone()));
             continue;
@@ -433,7 +438,7 @@ fn needed_part(
     mut sealed: Vec<u8>,
     wanted: &[bool],
 ) -> Result<RawFrame> {
-    let mut raw = Vec::new();
+    let mut raw = vec![0; entry.raw_len_in_memory()];
     repository.pack_reader(pack).frame(number, offset, entry, &mut sealed, &mut raw)?;
     let (mut data, mut chunks) = (Vec::new(), Vec::<ChunkEntry>::new());
     let mut at = 0;
@@ -441,7 +446,7 @@ fn needed_part(
         let len = usize::try_from(chunk.len).unwrap_or(usize::MAX);
         if *wanted {
             let bytes = raw.get(at..at + len).unwrap_or_default();
-            if repository.chunk_id([bytes]) != chunk.id {
+            if repository.chunk_id(entry.content, [bytes]) != chunk.id {
                 return Err(Error::damaged(object_name(pack), offset, "a chunk is not what its id says"));
             }
             data.extend_from_slice(bytes);

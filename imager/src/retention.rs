@@ -33,7 +33,11 @@ impl Policy {
 
     /// Of `images` (machine, id, when), gives those that no rule keeps.
     #[must_use]
-    pub fn forgets<M: Hash + Eq + Clone, I: Hash + Eq + Copy>(self, images: &[(M, I, Timestamp)], zone: &TimeZone) -> Vec<I> {
+    pub fn forgets<M: Hash + Eq + Clone, I: Hash + Eq + Copy>(
+        self,
+        images: &[(M, I, Timestamp)],
+        zone: &TimeZone,
+    ) -> Vec<I> {
         let mut machines: HashMap<M, Vec<(Timestamp, I)>> = HashMap::new();
         for (machine, id, when) in images {
             machines.entry(machine.clone()).or_default().push((*when, *id));
@@ -43,7 +47,12 @@ impl Policy {
             images.sort_by_key(|(when, _)| std::cmp::Reverse(*when));
             kept.extend(images.iter().take(self.last).map(|(_, id)| *id));
             let date = |when: Timestamp| when.to_zoned(zone.clone()).date();
-            newest_of_each(images, self.daily, |when| i64::from(date(when).year()) * 1000 + i64::from(date(when).day_of_year()), &mut kept);
+            newest_of_each(
+                images,
+                self.daily,
+                |when| i64::from(date(when).year()) * 1000 + i64::from(date(when).day_of_year()),
+                &mut kept,
+            );
             newest_of_each(
                 images,
                 self.weekly,
@@ -53,7 +62,12 @@ impl Policy {
                 },
                 &mut kept,
             );
-            newest_of_each(images, self.monthly, |when| i64::from(date(when).year()) * 100 + i64::from(date(when).month()), &mut kept);
+            newest_of_each(
+                images,
+                self.monthly,
+                |when| i64::from(date(when).year()) * 100 + i64::from(date(when).month()),
+                &mut kept,
+            );
         }
         images.iter().map(|(_, id, _)| *id).filter(|id| !kept.contains(id)).collect()
     }
@@ -87,7 +101,8 @@ mod tests {
 
     #[test]
     fn each_rule_keeps_the_newest_of_its_periods() {
-        let all = images(&["2026-01-05T10:00:00Z", "2026-02-10T10:00:00Z", "2026-02-10T22:00:00Z", "2026-02-11T01:00:00Z"]);
+        let all =
+            images(&["2026-01-05T10:00:00Z", "2026-02-10T10:00:00Z", "2026-02-10T22:00:00Z", "2026-02-11T01:00:00Z"]);
         let forgets = |policy: Policy| policy.forgets(&all, &TimeZone::UTC);
         assert_eq!(forgets(Policy { last: 1, ..Policy::default() }), [0, 1, 2]);
         assert_eq!(forgets(Policy { daily: 2, ..Policy::default() }), [0, 1]);

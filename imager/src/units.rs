@@ -32,7 +32,8 @@ pub fn size(bytes: u64) -> String {
 /// # Errors
 /// A message that says what is accepted.
 pub fn parse_size(text: &str) -> Result<u64, String> {
-    let wrong = || format!("{text:?} is not a size; give a number of bytes, or one with K, M, G or T (powers of 1,024)");
+    let wrong =
+        || format!("{text:?} is not a size; give a number of bytes, or one with K, M, G or T (powers of 1,024)");
     let text = text.trim();
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
@@ -68,7 +69,14 @@ mod tests {
 
     #[test]
     fn sizes_have_three_digits() {
-        for (bytes, text) in [(0, "0 B"), (999, "999 B"), (1000, "0.97 KiB"), (1536, "1.50 KiB"), (8 << 30, "8.00 GiB"), (u64::MAX, "15.9 EiB")] {
+        for (bytes, text) in [
+            (0, "0 B"),
+            (999, "999 B"),
+            (1000, "0.97 KiB"),
+            (1536, "1.50 KiB"),
+            (8 << 30, "8.00 GiB"),
+            (u64::MAX, "15.9 EiB"),
+        ] {
             assert_eq!(size(bytes), text);
         }
     }

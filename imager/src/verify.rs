@@ -8,11 +8,14 @@ use std::sync::{Arc, Mutex};
 
 use serde::Serialize;
 
-use crate::bulk::{FrameSink, FrameTask, ReadPlan, TaskChunk, Want, checked_chunk, for_each_run, map_reader, read_frames};
+use crate::bulk::{
+    FrameSink, FrameTask, ReadPlan, TaskChunk, Want, checked_chunk, for_each_run, map_reader, read_frames,
+};
 use crate::capture::{Verify, short};
 use crate::error::{Error, Result};
 use crate::extent::{Extent, ExtentSet};
 use crate::memory::Budget;
+use crate::parallel::in_parallel;
 use crate::progress::{Phase, Progress, lock};
 use crate::repo::Repository;
 use crate::repo::block_map::Run;
@@ -108,7 +111,12 @@ pub fn verify_image(
 ///
 /// # Errors
 /// What the store says, [`Error::Interrupted`]. Damage is in the report.
-pub fn verify_repository(repository: &Arc<Repository>, depth: Verify, memory: Budget, progress: &Progress) -> Result<Report> {
+pub fn verify_repository(
+    repository: &Arc<Repository>,
+    depth: Verify,
+    memory: Budget,
+    progress: &Progress,
+) -> Result<Report> {
     progress.begin(Phase::Planning, 0);
     let mut report = Report::default();
     for error in repository.check_plain_objects()? {
@@ -191,7 +199,12 @@ fn verify_packs(
     if depth == Verify::Data {
         let total = tasks.iter().map(|task| u64::from(task.entry.raw_len)).sum();
         progress.begin(Phase::Verifying, total);
-        let sink = Checker { repository, progress, name_of: &|chunk| names.get(chunk.wants.start).copied(), found: Mutex::default() };
+        let sink = Checker {
+            repository,
+            progress,
+            name_of: &|chunk| names.get(chunk.wants.start).copied(),
+            found: Mutex::default(),
+        };
         read_frames(repository, &tasks, memory, progress, &sink)?;
         sink.into_report(report, &mut bad);
     }
@@ -206,20 +219,21 @@ fn check_seals(
     report: &mut Report,
     bad: &mut Bad,
 ) -> Result<()> {
-    for &(id, size) in packs {
-        progress.check()?;
+    let broken = in_parallel(packs.len(), progress, &|number, broken: &mut Vec<(PackId, Error)>| {
+        let Some(&(id, size)) = packs.get(number) else { return Ok(()) };
         let header = repository.store().get_range(&object_name(id), 0..HEADER_LEN as u64);
         let checked = header
             .and_then(|header| repository.pack_reader(id).check_header(&header))
             .and_then(|()| repository.pack_directory(id, size).map(drop));
         match checked {
-            Ok(()) => {}
-            Err(error @ (Error::Damaged { .. } | Error::Missing { .. })) => {
-                report.object(&error);
-                bad.packs.insert(id);
-            }
-            Err(error) => return Err(error),
+            Err(error @ (Error::Damaged { .. } | Error::Missing { .. })) => broken.push((id, error)),
+            other => other?,
         }
+        Ok(())
+    })?;
+    for (id, error) in broken {
+        report.object(&error);
+        bad.packs.insert(id);
     }
     Ok(())
 }
@@ -297,7 +311,10 @@ pub fn verify_manifest(
     report.missing_chunks += plan.missing.len() as u64;
     let mut bad = Bad::default();
     if depth != Verify::Presence {
-        check_seals(repository, &plan.packs, progress, &mut report, &mut bad)?;
+        // Other packs than those of this session were there before, and are `imager verify`'s business.
+        let ours = plan.packs.iter().filter(|pack| session.is_none_or(|session| pack.session == session));
+        let packs: Vec<(PackId, u64)> = ours.map(|pack| (pack.id, pack.size)).collect();
+        check_seals(repository, &packs, progress, &mut report, &mut bad)?;
     }
     if depth == Verify::Data {
         progress.begin(Phase::Verifying, plan.raw_bytes());
@@ -320,7 +337,12 @@ fn disk_starts(manifest: &Manifest) -> Vec<u64> {
 }
 
 /// Every chunk that a manifest names. A block map that cannot be read goes to the report, with what it hurts.
-fn wants_of(repository: &Repository, manifest: &Manifest, excluded: &HashSet<PackId>, report: &mut Report) -> Result<Vec<Want>> {
+fn wants_of(
+    repository: &Repository,
+    manifest: &Manifest,
+    excluded: &HashSet<PackId>,
+    report: &mut Report,
+) -> Result<Vec<Want>> {
     let starts = disk_starts(manifest);
     let (mut reader, _) = map_reader(repository, excluded, &mut |_| Ok(()))?;
     let mut wants = Vec::new();

@@ -120,7 +120,9 @@ impl Chunker {
     pub(crate) fn push_zero(&mut self, extent: Extent) {
         self.flush();
         match self.finished.last_mut() {
-            Some(Cut::Zero(last)) if last.end() == extent.start => *last = Extent::new(last.start, last.len + extent.len),
+            Some(Cut::Zero(last)) if last.end() == extent.start => {
+                *last = Extent::new(last.start, last.len + extent.len)
+            }
             _ => self.finished.push(Cut::Zero(extent)),
         }
     }

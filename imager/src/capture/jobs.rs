@@ -45,10 +45,15 @@ const WINDOW_BYTES: u64 = 4 << 30;
 /// All jobs of one region, in ascending order, made as they are taken.
 ///
 /// `data` are the bytes of the disk that may differ from zero.
-pub(crate) fn jobs_of_region<'a>(layout: &'a Layout, region: usize, data: &'a ExtentSet) -> impl Iterator<Item = Job> + 'a {
+pub(crate) fn jobs_of_region<'a>(
+    layout: &'a Layout,
+    region: usize,
+    data: &'a ExtentSet,
+) -> impl Iterator<Item = Job> + 'a {
     let plan = layout.regions.get(region);
     let len = plan.map_or(0, |plan| plan.place.len);
-    let windows = (0..len.div_ceil(WINDOW_BYTES)).map(move |n| Extent::new(n * WINDOW_BYTES, WINDOW_BYTES.min(len - n * WINDOW_BYTES)));
+    let windows = (0..len.div_ceil(WINDOW_BYTES))
+        .map(move |n| Extent::new(n * WINDOW_BYTES, WINDOW_BYTES.min(len - n * WINDOW_BYTES)));
     windows.flat_map(move |window| plan.map_or_else(Vec::new, |plan| jobs_of_window(plan, region, window, data)))
 }
 

@@ -20,8 +20,8 @@ use std::sync::atomic::Ordering;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use jiff::Timestamp;
 
-pub use self::storing::Level;
 pub(crate) use self::chunking::is_zero;
+pub use self::storing::Level;
 pub(crate) use self::storing::{KnownChunks, short};
 
 use self::chunking::Chunker;
@@ -55,6 +55,8 @@ pub struct Options {
     pub level: Level,
     /// Memory to stay within.
     pub memory: Budget,
+    /// Size of packs in bytes: four of them are in memory at the busiest moment.
+    pub pack_bytes: u64,
     /// Whether to look, before the image becomes visible, that the store has all of it.
     pub verify: Verify,
     /// What of the sources is in use while they are read; kept in the manifest as warnings.
@@ -128,8 +130,8 @@ fn capture_as(
         .thread_name(|n| format!("worker-{n}"))
         .build()
         .map_err(|error| Error::Internal(format!("cannot start threads: {error}")))?;
-    let pack_bytes = options.memory.pack_bytes();
-    let shared = Arc::new(Shared::new(Arc::clone(repository), session.id, Arc::clone(progress), pool, pack_bytes));
+    let shared =
+        Arc::new(Shared::new(Arc::clone(repository), session.id, Arc::clone(progress), pool, options.pack_bytes));
     progress.begin(Phase::Copying, disks.iter().map(|disk| disk.layout.wanted_bytes()).sum());
     let outcome = run(&shared, &disks, known, options, progress);
     // What was stored stays useful, however this ended.
@@ -176,7 +178,8 @@ fn plan<'a>(sources: &'a [Box<dyn Source>], wanted: &Wanted, progress: &Progress
     for source in sources {
         let identity = source.identity();
         let source: &dyn Source = &**source;
-        let layout = layout::read(source, source.sector_size(), wanted).map_err(Error::io("read the partition table of", &identity.path))?;
+        let layout = layout::read(source, source.sector_size(), wanted)
+            .map_err(Error::io("read the partition table of", &identity.path))?;
         for warning in &layout.warnings {
             progress.say(format!("{}: {warning}", identity.path.display()));
         }
@@ -187,7 +190,12 @@ fn plan<'a>(sources: &'a [Box<dyn Source>], wanted: &Wanted, progress: &Progress
 
 /// Chunks that are in the store and stay there. As many as memory allows, the newest first: a chunk that is
 /// not remembered is stored once more, nothing worse.
-fn load_known(repository: &Arc<Repository>, session: &Session, memory: Budget, progress: &Progress) -> Result<KnownChunks> {
+fn load_known(
+    repository: &Arc<Repository>,
+    session: &Session,
+    memory: Budget,
+    progress: &Progress,
+) -> Result<KnownChunks> {
     let doomed = repository.doomed_packs_for(session.id)?;
     let chunks_max = memory.known_chunks_max();
     let mut known = KnownChunks::default();
@@ -478,7 +486,8 @@ fn verify_before_commit(
 ) -> Result<()> {
     session.renew()?;
     for attempt in 0.. {
-        let report = verify::verify_manifest(repository, manifest, options.verify, Some(session.id), options.memory, progress)?;
+        let report =
+            verify::verify_manifest(repository, manifest, options.verify, Some(session.id), options.memory, progress)?;
         if report.is_sound() {
             break;
         }

@@ -94,7 +94,8 @@ pub(crate) fn serve(source: &dyn Source, requests: &Receiver<Request>) {
 
 fn read(source: &dyn Source, job: &ReadJob, buf: &mut PooledBuf) -> Result<ExtentSet> {
     let len = usize::try_from(job.extent.len).map_err(|_| Error::Internal("a read of impossible length".into()))?;
-    let bytes = buf.as_mut_slice().get_mut(..len).ok_or_else(|| Error::Internal("a read larger than its buffer".into()))?;
+    let bytes =
+        buf.as_mut_slice().get_mut(..len).ok_or_else(|| Error::Internal("a read larger than its buffer".into()))?;
     if source.read_at(job.region_start + job.extent.start, bytes).is_ok() {
         return Ok(ExtentSet::new());
     }

@@ -19,7 +19,9 @@ use crate::repo::Repository;
 use crate::repo::block_map::{Builder, Root, Run};
 use crate::repo::frame;
 use crate::repo::index::IndexedPack;
-use crate::repo::pack::{ChunkEntry, ChunkId, CodedFrame, Content, Pack, PackBuilder, RawFrame, SessionId, object_name};
+use crate::repo::pack::{
+    ChunkEntry, ChunkId, CodedFrame, Content, Pack, PackBuilder, RawFrame, SessionId, object_name,
+};
 
 /// A frame of data is closed at this size.
 const DATA_FRAME_BYTES: usize = 1 << 20;
@@ -59,9 +61,10 @@ pub enum Level {
     Fixed(i32),
 }
 
-/// Where `auto` begins, and its bounds: below 1 nothing is gained, above 12 a level costs more than it saves.
+/// Where `auto` begins, and its bounds: level 1 is hardly faster than 2 and
+/// packs worse, above 12 a level costs more than it saves.
 const AUTO_FIRST: i32 = 3;
-const AUTO_RANGE: std::ops::RangeInclusive<i32> = 1..=12;
+const AUTO_RANGE: std::ops::RangeInclusive<i32> = 2..=12;
 /// Frames after which `auto` may change its mind.
 const AUTO_FRAMES: i32 = 16;
 
@@ -179,7 +182,7 @@ fn name(repository: &Repository, cut: Cut) -> Named {
         Cut::Zero(extent) => Named::Zero(extent),
         Cut::Unreadable(extent) => Named::Unreadable(extent),
         Cut::Chunk(pieces) => {
-            let id = repository.chunk_id(pieces.iter().map(Piece::bytes));
+            let id = repository.chunk_id(Content::Data, pieces.iter().map(Piece::bytes));
             let start = pieces.first().map_or(0, |piece| piece.extent.start);
             let end = pieces.last().map_or(0, |piece| piece.extent.end());
             Named::Chunk { extent: Extent::between(start, end), id, pieces }
@@ -287,14 +290,19 @@ impl<'a> Storer<'a> {
     }
 
     fn add_node(&mut self, bytes: &[u8]) -> Result<ChunkId> {
-        let id = self.shared.repository.chunk_id([bytes]);
+        let id = self.shared.repository.chunk_id(Content::Map, [bytes]);
         if self.known.insert(short(id)) {
             self.append(Content::Map, id, [bytes].into_iter())?;
         }
         Ok(id)
     }
 
-    fn append<'b>(&mut self, content: Content, id: ChunkId, parts: impl Iterator<Item = &'b [u8]> + Clone) -> Result<()> {
+    fn append<'b>(
+        &mut self,
+        content: Content,
+        id: ChunkId,
+        parts: impl Iterator<Item = &'b [u8]> + Clone,
+    ) -> Result<()> {
         let len: usize = parts.clone().map(<[u8]>::len).sum();
         let frame = self.open_frame(content);
         if !frame.data.is_empty() && frame.data.len() + len > frame.target || frame.chunks.len() >= FRAME_CHUNKS_MAX {
@@ -326,7 +334,8 @@ impl<'a> Storer<'a> {
         if frame.data.is_empty() {
             return Ok(());
         }
-        let raw = RawFrame { content, data: std::mem::take(&mut frame.data), chunks: std::mem::take(&mut frame.chunks) };
+        let raw =
+            RawFrame { content, data: std::mem::take(&mut frame.data), chunks: std::mem::take(&mut frame.chunks) };
         let (reply, pending) = bounded(1);
         let (shared, spare) = (Arc::clone(self.shared), self.spare.0.clone());
         self.shared.compressing.fetch_add(1, Ordering::Relaxed);

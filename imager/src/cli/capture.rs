@@ -93,7 +93,8 @@ fn drawing(layout: &Layout) -> Drawing<'_> {
 pub(super) fn inspect(global: &Global, args: &Inspect) -> Result<u8> {
     let mut source = SourceDisk::open(&args.disk)?;
     source.set_sector_size(parse_sector(args.sector_size.as_ref()));
-    let layout = layout::read(&source, source.sector_size(), &Wanted::default()).map_err(Error::io("read", &args.disk))?;
+    let layout =
+        layout::read(&source, source.sector_size(), &Wanted::default()).map_err(Error::io("read", &args.disk))?;
     let identity = source.identity();
     if global.json {
         let volumes: Vec<_> = layout
@@ -146,12 +147,17 @@ pub(super) fn capture(global: &Global, args: Capture) -> Result<u8> {
     for warning in &live {
         watch.progress().say(format!("warning: {warning}: the image may mix old and new blocks"));
     }
+    let memory = args.memory.map_or_else(Budget::of_this_machine, Budget::new);
     let options = Options {
         name: args.name,
         note: args.note,
-        wanted: Wanted { all_sectors: args.all_sectors, leave_out: args.leave_out.into_iter().map(Into::into).collect() },
+        wanted: Wanted {
+            all_sectors: args.all_sectors,
+            leave_out: args.leave_out.into_iter().map(Into::into).collect(),
+        },
         level: args.level,
-        memory: args.memory.map_or_else(Budget::of_this_machine, Budget::new),
+        memory,
+        pack_bytes: memory.pack_bytes(),
         verify: match (args.no_verify, args.verify_data) {
             (true, _) => Verify::Presence,
             (_, true) => Verify::Data,
@@ -165,7 +171,8 @@ pub(super) fn capture(global: &Global, args: Capture) -> Result<u8> {
     drop(watch);
     let captured = captured?;
     let stats = captured.manifest.stats;
-    let unreadable: u64 = captured.manifest.disks.iter().flat_map(|disk| &disk.unreadable).map(|extent| extent.len).sum();
+    let unreadable: u64 =
+        captured.manifest.disks.iter().flat_map(|disk| &disk.unreadable).map(|extent| extent.len).sum();
     if global.json {
         print_json(&serde_json::json!({
             "type": "captured", "image": captured.id.to_string(), "name": captured.manifest.name,
@@ -183,7 +190,11 @@ pub(super) fn capture(global: &Global, args: Capture) -> Result<u8> {
             duration(began.elapsed()),
         );
         if unreadable > 0 {
-            println!("{} could not be read and will be restored as zeros; `imager show {}` says where", size(unreadable), captured.id);
+            println!(
+                "{} could not be read and will be restored as zeros; `imager show {}` says where",
+                size(unreadable),
+                captured.id
+            );
         }
     }
     Ok(if unreadable > 0 { 10 } else { 0 })
@@ -202,8 +213,9 @@ fn mounted_for_writing(path: &Path) -> Result<Vec<String>> {
         })
     };
     let mounted = uses.mounted_at.iter().filter(|(_, place)| is_writable(place));
-    let mut found: Vec<String> =
-        mounted.map(|(device, place)| format!("{} is mounted for writing at {}", device.display(), place.display())).collect();
+    let mut found: Vec<String> = mounted
+        .map(|(device, place)| format!("{} is mounted for writing at {}", device.display(), place.display()))
+        .collect();
     found.extend(uses.swap.iter().map(|swap| format!("{} is in use as swap space", swap.display())));
     Ok(found)
 }

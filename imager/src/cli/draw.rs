@@ -62,7 +62,8 @@ pub(super) fn bar(drawing: &Drawing<'_>) -> String {
         match volume {
             Some(volume) => {
                 let filled = u128::from(volume.used) * columns as u128;
-                let filled = usize::try_from(filled.div_ceil(u128::from(volume.len).max(1))).unwrap_or(columns).min(columns);
+                let filled =
+                    usize::try_from(filled.div_ceil(u128::from(volume.len).max(1))).unwrap_or(columns).min(columns);
                 bar.extend(std::iter::repeat_n(full, filled));
                 bar.extend(std::iter::repeat_n(free, columns - filled));
             }
@@ -75,7 +76,16 @@ pub(super) fn bar(drawing: &Drawing<'_>) -> String {
 
 /// The partitions of a disk, a line each, and what should be known about them.
 pub(super) fn partitions(drawing: &Drawing<'_>) -> String {
-    let mut rows = vec![["No".into(), "Start".into(), "Size".into(), "Type".into(), "File system".into(), "Used".into(), "Free".into(), "Name".into()]];
+    let mut rows = vec![[
+        "No".into(),
+        "Start".into(),
+        "Size".into(),
+        "Type".into(),
+        "File system".into(),
+        "Used".into(),
+        "Free".into(),
+        "Name".into(),
+    ]];
     let mut notes = Vec::new();
     let row_of = |volume: &DrawnVolume<'_>| (size(volume.used), size(volume.len.saturating_sub(volume.used)));
     for partition in &drawing.table.partitions {
@@ -102,7 +112,16 @@ pub(super) fn partitions(drawing: &Drawing<'_>) -> String {
         for volume in &drawing.volumes {
             let (used, free) = row_of(volume);
             let name = volume.label.unwrap_or_default().to_owned();
-            rows.push(["-".into(), size(volume.start), size(volume.len), "whole disk".into(), volume.kind.to_owned(), used, free, name]);
+            rows.push([
+                "-".into(),
+                size(volume.start),
+                size(volume.len),
+                "whole disk".into(),
+                volume.kind.to_owned(),
+                used,
+                free,
+                name,
+            ]);
         }
     }
     for volume in &drawing.volumes {
@@ -131,7 +150,10 @@ pub(super) fn table<const N: usize>(rows: &[[String; N]]) -> String {
         }
     }
     let is_number = |column: usize| {
-        rows.iter().skip(1).filter_map(|row| row.get(column)).all(|cell| cell.is_empty() || cell.starts_with(|c: char| c.is_ascii_digit()))
+        rows.iter()
+            .skip(1)
+            .filter_map(|row| row.get(column))
+            .all(|cell| cell.is_empty() || cell.starts_with(|c: char| c.is_ascii_digit()))
     };
     let right: Vec<bool> = (0..N).map(is_number).collect();
     let mut text = String::new();

@@ -145,14 +145,12 @@ pub(super) fn diff(global: &Global, old: &str, new: &str) -> Result<u8> {
 }
 
 pub(super) fn forget(global: &Global, args: &Forget) -> Result<u8> {
-    let policy = Policy {
-        last: args.keep_last,
-        daily: args.keep_daily,
-        weekly: args.keep_weekly,
-        monthly: args.keep_monthly,
-    };
+    let policy =
+        Policy { last: args.keep_last, daily: args.keep_daily, weekly: args.keep_weekly, monthly: args.keep_monthly };
     if args.images.is_empty() == policy.is_empty() {
-        return Err(Error::Usage("name images to forget, or give rules for what to keep (--keep-last N …), not both".into()));
+        return Err(Error::Usage(
+            "name images to forget, or give rules for what to keep (--keep-last N …), not both".into(),
+        ));
     }
     let repository = open::repository(global)?;
     let mut forgotten: Vec<(ImageId, Manifest)> = Vec::new();
@@ -164,7 +162,8 @@ pub(super) fn forget(global: &Global, args: &Forget) -> Result<u8> {
         if let Some((_, error)) = damaged.into_iter().next() {
             return Err(error);
         }
-        let facts: Vec<_> = images.iter().map(|(id, manifest)| (manifest.machine_id.clone(), *id, manifest.created)).collect();
+        let facts: Vec<_> =
+            images.iter().map(|(id, manifest)| (manifest.machine_id.clone(), *id, manifest.created)).collect();
         let ids = policy.forgets(&facts, &TimeZone::system());
         forgotten.extend(images.into_iter().filter(|(id, _)| ids.contains(id)));
     }
@@ -176,7 +175,12 @@ pub(super) fn forget(global: &Global, args: &Forget) -> Result<u8> {
             print_json(&serde_json::json!({ "type": "forgotten", "image": id.to_string(), "dry_run": args.dry_run }));
         } else {
             let verb = if args.dry_run { "would forget" } else { "forgot" };
-            println!("{verb} {}  {}  {}", short_id(*id), when(manifest.created), manifest.name.as_deref().unwrap_or_default());
+            println!(
+                "{verb} {}  {}  {}",
+                short_id(*id),
+                when(manifest.created),
+                manifest.name.as_deref().unwrap_or_default()
+            );
         }
     }
     if !global.json {

@@ -132,7 +132,9 @@ pub fn main() -> ExitCode {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             if json {
-                print_json(&serde_json::json!({ "type": "error", "message": error.to_string(), "exit_code": error.exit_code() }));
+                print_json(
+                    &serde_json::json!({ "type": "error", "message": error.to_string(), "exit_code": error.exit_code() }),
+                );
             }
             eprintln!("imager: {error}");
             ExitCode::from(error.exit_code())
@@ -168,7 +170,8 @@ fn run(cli: Cli) -> Result<u8> {
         }
         Command::Man { directory } => {
             std::fs::create_dir_all(&directory).map_err(Error::io("create", &directory))?;
-            clap_mangen::generate_to(Cli::command(), &directory).map_err(Error::io("write man pages to", &directory))?;
+            clap_mangen::generate_to(Cli::command(), &directory)
+                .map_err(Error::io("write man pages to", &directory))?;
             Ok(0)
         }
     }

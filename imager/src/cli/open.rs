@@ -22,9 +22,10 @@ pub(super) fn store(location: &str) -> Result<Arc<dyn Store>> {
 
 /// Opens the repository of the arguments.
 pub(super) fn repository(global: &Global) -> Result<Arc<Repository>> {
-    let location = global.repo.as_deref().ok_or_else(|| {
-        Error::Usage("which repository? Give it with --repo or in IMAGER_REPO".into())
-    })?;
+    let location = global
+        .repo
+        .as_deref()
+        .ok_or_else(|| Error::Usage("which repository? Give it with --repo or in IMAGER_REPO".into()))?;
     Ok(Arc::new(Repository::open(store(location)?, || password(global, "Password of the repository: "))?))
 }
 
@@ -51,7 +52,8 @@ pub(super) fn new_password(file: Option<&Path>, prompt: &str) -> Result<Zeroizin
     if !std::io::stdin().is_terminal() {
         return Err(Error::PasswordNeeded);
     }
-    let read = |prompt: &str| rpassword::prompt_password(prompt).map_err(Error::io("read the password from", "the terminal"));
+    let read =
+        |prompt: &str| rpassword::prompt_password(prompt).map_err(Error::io("read the password from", "the terminal"));
     let (first, second) = (Zeroizing::new(read(prompt)?), Zeroizing::new(read("The same again: ")?));
     if *first != *second {
         return Err(Error::Usage("the two passwords differ".into()));

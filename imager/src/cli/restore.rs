@@ -18,7 +18,8 @@ use crate::repo::Repository;
 use crate::repo::index::with_fresh_index;
 use crate::repo::manifest::Manifest;
 use crate::restore::{
-    self, ChangedOnly, DiskTarget, OnDamage, Options, Plan, PlanSummary, ReadBack, Unused, WhatToWrite, check_device, find_kind,
+    self, ChangedOnly, DiskTarget, OnDamage, Options, Plan, PlanSummary, ReadBack, Unused, WhatToWrite, check_device,
+    find_kind,
 };
 use crate::table::Ids;
 use crate::units::{duration, size};
@@ -104,8 +105,10 @@ pub(super) fn restore(global: &Global, args: Restore) -> Result<u8> {
         damage: if args.keep_going { OnDamage::Zeros } else { OnDamage::Stop },
         memory: args.memory.map_or_else(Budget::of_this_machine, Budget::new),
     };
-    let opened: Vec<Opened> =
-        destinations.into_iter().map(|destination| open_target(&args, &repository, &manifest, destination)).collect::<Result<_>>()?;
+    let opened: Vec<Opened> = destinations
+        .into_iter()
+        .map(|destination| open_target(&args, &repository, &manifest, destination))
+        .collect::<Result<_>>()?;
     let watch = Watch::start(global, "restore")?;
     let plan = with_fresh_index(|| {
         let targets = opened.iter().map(Opened::disk_target).collect();
@@ -124,11 +127,16 @@ pub(super) fn restore(global: &Global, args: Restore) -> Result<u8> {
     for target in &opened {
         if let Some(error) = target.disk.as_ref().and_then(|disk| disk.reread_table()) {
             let path = target.disk.as_ref().map(|disk| disk.path()).unwrap_or_default();
-            restored.warnings.push(format!("the kernel does not read the new partition table of {}: {error}", path.display()));
+            restored
+                .warnings
+                .push(format!("the kernel does not read the new partition table of {}: {error}", path.display()));
         }
     }
     if args.new_ids {
-        restored.warnings.push("the disk has new identifiers; boot entries and /etc/fstab lines that name the old ones must be changed".into());
+        restored.warnings.push(
+            "the disk has new identifiers; boot entries and /etc/fstab lines that name the old ones must be changed"
+                .into(),
+        );
     }
     if global.json {
         print_json(&serde_json::json!({
@@ -150,7 +158,10 @@ pub(super) fn restore(global: &Global, args: Restore) -> Result<u8> {
             println!("warning: {} are zeros because the source could not be read there", size(restored.unreadable));
         }
         if restored.lost > 0 {
-            println!("warning: {} are zeros because the repository is damaged; `imager verify {id}` says where", size(restored.lost));
+            println!(
+                "warning: {} are zeros because the repository is damaged; `imager verify {id}` says where",
+                size(restored.lost)
+            );
         }
     }
     Ok(if restored.lost > 0 { 4 } else { 0 })
@@ -168,7 +179,10 @@ fn check_destinations(targets: &[String], destinations: &[Destination], manifest
     }
     let named = |text: &String| text.starts_with("disk") || text.starts_with('p');
     if manifest.disks.len() > 1 && !targets.iter().all(named) {
-        return Err(Error::Usage(format!("the image has {} disks; say which goes where: --to disk0=TARGET", manifest.disks.len())));
+        return Err(Error::Usage(format!(
+            "the image has {} disks; say which goes where: --to disk0=TARGET",
+            manifest.disks.len()
+        )));
     }
     Ok(())
 }
@@ -187,7 +201,12 @@ impl Opened {
     }
 }
 
-fn open_target(args: &Restore, repository: &Repository, manifest: &Manifest, destination: Destination) -> Result<Opened> {
+fn open_target(
+    args: &Restore,
+    repository: &Repository,
+    manifest: &Manifest,
+    destination: Destination,
+) -> Result<Opened> {
     let Destination { disk: number, partition, path } = destination;
     let image = manifest.disks.get(number).ok_or_else(|| Error::Usage(format!("the image has no disk {number}")))?;
     let only: Vec<u32> = partition.map_or_else(|| args.only.clone(), |partition| vec![partition]);
@@ -250,11 +269,7 @@ fn confirm(args: &Restore, identity: &Identity) -> Result<()> {
     let _ = std::io::stderr().flush();
     let mut typed = String::new();
     std::io::stdin().read_line(&mut typed).map_err(Error::io("read from", "the terminal"))?;
-    if typed.trim() == name {
-        Ok(())
-    } else {
-        Err(Error::refused(&identity.path, format!("that is not its {what}")))
-    }
+    if typed.trim() == name { Ok(()) } else { Err(Error::refused(&identity.path, format!("that is not its {what}"))) }
 }
 
 fn print_plan(global: &Global, summary: &PlanSummary) {

@@ -86,10 +86,14 @@ pub(super) fn init(global: &Global, args: Init) -> Result<u8> {
     } else {
         Lock::Password(match std::env::var_os("IMAGER_PASSWORD") {
             Some(password) if global.password_file.is_none() => zeroize::Zeroizing::new(password.into_encoded_bytes()),
-            _ => open::new_password(global.password_file.as_deref(), "Password for the new repository: ").map_err(|error| match error {
-                Error::PasswordNeeded => Error::Usage("give a password with --password-file, or --no-password for none".into()),
-                other => other,
-            })?,
+            _ => open::new_password(global.password_file.as_deref(), "Password for the new repository: ").map_err(
+                |error| match error {
+                    Error::PasswordNeeded => {
+                        Error::Usage("give a password with --password-file, or --no-password for none".into())
+                    }
+                    other => other,
+                },
+            )?,
         })
     };
     let repository = Repository::create(store, &lock, chunks)?;
@@ -140,7 +144,13 @@ fn print_report(report: &Report) {
             println!("      … and {} more places (--json has all)", hurt.extents.len() - 20);
         }
     }
-    println!("{} images, {} packs, {} of data read: {}", report.images, report.packs, size(report.bytes_read), report.summary());
+    println!(
+        "{} images, {} packs, {} of data read: {}",
+        report.images,
+        report.packs,
+        size(report.bytes_read),
+        report.summary()
+    );
 }
 
 pub(super) fn prune(global: &Global, args: &Prune) -> Result<u8> {
@@ -200,7 +210,9 @@ pub(super) fn key(global: &Global, args: Key) -> Result<u8> {
         Key::List => {
             for (id, slot) in repository.keys()? {
                 if global.json {
-                    print_json(&serde_json::json!({ "type": "key", "id": id, "label": slot.label, "created": slot.created }));
+                    print_json(
+                        &serde_json::json!({ "type": "key", "id": id, "label": slot.label, "created": slot.created }),
+                    );
                 } else {
                     println!("{id}  {}  {}", slot.created.strftime("%Y-%m-%d"), slot.label);
                 }

@@ -59,7 +59,10 @@ impl Drop for Watch {
 
 fn show(progress: &Progress, done: &AtomicBool, interrupted: &AtomicBool, verb: &str, json: bool) {
     let is_terminal = std::io::stderr().is_terminal() && !json;
-    let bar = ProgressBar::with_draw_target(None, if is_terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() });
+    let bar = ProgressBar::with_draw_target(
+        None,
+        if is_terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() },
+    );
     if let Ok(style) = ProgressStyle::with_template("{prefix} [{bar:30}] {msg}") {
         bar.set_style(style.progress_chars("=> "));
     }

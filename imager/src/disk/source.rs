@@ -187,7 +187,8 @@ impl Source for SourceDisk {
             Err(error) => return Some(error.to_string()),
         };
         if !self.is_device {
-            return (now.len() < self.size()).then(|| format!("the file has {} bytes now, not {}", now.len(), self.size()));
+            return (now.len() < self.size())
+                .then(|| format!("the file has {} bytes now, not {}", now.len(), self.size()));
         }
         if now.rdev() != self.device {
             return Some("another device has its name now".to_owned());
@@ -214,6 +215,14 @@ impl AlignedBuf {
         let bytes = vec![0; len + DIRECT_ALIGN];
         let start = bytes.as_ptr().addr().next_multiple_of(DIRECT_ALIGN) - bytes.as_ptr().addr();
         Self { bytes, start, len }
+    }
+
+    /// The first `len` bytes, to be filled; the memory grows when it is too small.
+    pub fn of_len(&mut self, len: usize) -> &mut [u8] {
+        if len > self.len {
+            *self = Self::new(len);
+        }
+        &mut self.bytes[self.start..self.start + len]
     }
 
     /// The bytes.

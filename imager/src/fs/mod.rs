@@ -9,6 +9,12 @@
 
 #![forbid(unsafe_code)]
 
+mod ext;
+mod fat;
+mod ntfs;
+mod swap;
+mod xfs;
+
 use std::io;
 
 use serde::{Deserialize, Serialize};
@@ -16,9 +22,15 @@ use serde::{Deserialize, Serialize};
 use crate::extent::{Extent, ExtentSet};
 use crate::read_at::ReadAt;
 
-/// Every file system that has an allocation map here. The order is the order of probing.
-// One line per file system, in the order of probing.
-static READERS: &[&dyn Reader] = &[];
+/// Every file system that has an allocation map here, one line each, in the order of probing.
+static READERS: &[&dyn Reader] = &[
+    &ntfs::Ntfs,
+    &xfs::Xfs,
+    &fat::Fat,
+    &ext::Ext,
+    // Last: a swap signature may be a leftover.
+    &swap::Swap,
+];
 
 /// Knows one family of file systems.
 pub trait Reader: Sync {

@@ -112,7 +112,13 @@ impl Builder {
     #[must_use]
     pub fn new(len: u64) -> Self {
         let height = height_for(len);
-        Self { height, span: 0, leaf: Vec::new(), levels: (0..height).map(|_| (0, Vec::new())).collect(), pending_zero: None }
+        Self {
+            height,
+            span: 0,
+            leaf: Vec::new(),
+            levels: (0..height).map(|_| (0, Vec::new())).collect(),
+            pending_zero: None,
+        }
     }
 
     /// Adds a run that lies behind everything added so far. A chunk must not cross a span's end; zeros
@@ -120,7 +126,13 @@ impl Builder {
     ///
     /// # Errors
     /// What `store` says.
-    pub fn push(&mut self, start: u64, len: u64, run: Run, store: &mut impl FnMut(&[u8]) -> Result<ChunkId>) -> Result<()> {
+    pub fn push(
+        &mut self,
+        start: u64,
+        len: u64,
+        run: Run,
+        store: &mut impl FnMut(&[u8]) -> Result<ChunkId>,
+    ) -> Result<()> {
         if run == Run::Zero {
             // Neighbouring zeros become one record, wherever they were found.
             match &mut self.pending_zero {
@@ -145,7 +157,13 @@ impl Builder {
         }
     }
 
-    fn put(&mut self, mut start: u64, mut len: u64, run: Run, store: &mut impl FnMut(&[u8]) -> Result<ChunkId>) -> Result<()> {
+    fn put(
+        &mut self,
+        mut start: u64,
+        mut len: u64,
+        run: Run,
+        store: &mut impl FnMut(&[u8]) -> Result<ChunkId>,
+    ) -> Result<()> {
         while len > 0 {
             let span = start / SPAN;
             if span != self.span {
@@ -173,7 +191,13 @@ impl Builder {
     }
 
     /// Adds child number `child` (counted over the whole level below) to level `level`.
-    fn add_child(&mut self, level: usize, child: u64, id: ChunkId, store: &mut impl FnMut(&[u8]) -> Result<ChunkId>) -> Result<()> {
+    fn add_child(
+        &mut self,
+        level: usize,
+        child: u64,
+        id: ChunkId,
+        store: &mut impl FnMut(&[u8]) -> Result<ChunkId>,
+    ) -> Result<()> {
         let Some((number, _)) = self.levels.get(level) else {
             // The level above the root: the root's own id is kept there.
             self.levels.push((0, id.0.to_vec()));
@@ -258,7 +282,8 @@ pub fn node_children(bytes: &[u8]) -> Result<Vec<(u64, ChunkId)>, Malformed> {
     let mut children = Vec::with_capacity(bytes.len() / NODE_RECORD);
     let mut next = 0;
     for record in bytes.chunks_exact(NODE_RECORD) {
-        let (Some(number), Some(id)) = (field::le32(record, 0), record.get(4..).and_then(|id| id.try_into().ok())) else {
+        let (Some(number), Some(id)) = (field::le32(record, 0), record.get(4..).and_then(|id| id.try_into().ok()))
+        else {
             return Err("a node of a block map is cut short");
         };
         let number = u64::from(number);
@@ -370,7 +395,12 @@ mod tests {
     fn a_map_over_many_levels_gives_back_its_records() {
         let tib = 1u64 << 40;
         let chunk = |n: u8| Run::Chunk(Hex([n; 32]));
-        let runs = [(0, 4096, chunk(1)), (SPAN - 4096, 4096, chunk(2)), (tib / 2, 65536, chunk(3)), (20 * tib - 512, 512, chunk(4))];
+        let runs = [
+            (0, 4096, chunk(1)),
+            (SPAN - 4096, 4096, chunk(2)),
+            (tib / 2, 65536, chunk(3)),
+            (20 * tib - 512, 512, chunk(4)),
+        ];
         let (root, mut memory) = build(20 * tib, &runs);
         assert_eq!(root.unwrap().height, 3);
         walk(root.unwrap(), 20 * tib, &mut memory).unwrap();

@@ -60,7 +60,9 @@ impl ChunkSizes {
             Ok(average) if average.is_power_of_two() && (16 << 10..=4 << 20).contains(&average) => {
                 Ok(Self { min: average / 4, average, max: average * 4 })
             }
-            _ => Err(Error::Usage(format!("the average chunk size {average} is not a power of two from 16 KiB to 4 MiB"))),
+            _ => Err(Error::Usage(format!(
+                "the average chunk size {average} is not a power of two from 16 KiB to 4 MiB"
+            ))),
         }
     }
 
@@ -182,7 +184,8 @@ impl KeySlot {
         if self.memory_kib > MEMORY_KIB_MAX || self.passes > PASSES_MAX {
             return Err(failed(format!("{} KiB and {} passes are more than is sane", self.memory_kib, self.passes)));
         }
-        let params = Params::new(self.memory_kib, self.passes, self.lanes, Some(32)).map_err(|e| failed(e.to_string()))?;
+        let params =
+            Params::new(self.memory_kib, self.passes, self.lanes, Some(32)).map_err(|e| failed(e.to_string()))?;
         let mut key = Zeroizing::new([0; 32]);
         Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
             .hash_password_into(password, &self.salt.0, key.as_mut_slice())

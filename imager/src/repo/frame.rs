@@ -48,16 +48,16 @@ pub fn compress(frame: RawFrame, level: i32, recycle: &mut dyn FnMut(Vec<u8>)) -
     })
 }
 
-/// Decompresses into the spare capacity of `out`, never beyond it.
+/// Decompresses into `out`, never beyond it; gives the length.
 ///
 /// # Errors
-/// When it is not one zstd frame, or larger than the capacity.
-pub fn decompress(data: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
+/// When it is not one zstd frame, or larger than `out`.
+pub fn decompress(data: &[u8], out: &mut [u8]) -> io::Result<usize> {
     DECOMPRESSOR.with_borrow_mut(|slot| {
         let decompressor = match slot {
             Some(kept) => kept,
             None => slot.insert(zstd::bulk::Decompressor::new()?),
         };
-        decompressor.decompress_to_buffer(data, out).map(drop)
+        decompressor.decompress_to_buffer(data, out)
     })
 }

@@ -21,6 +21,9 @@ use crate::table::PartitionTable;
 /// Names an image.
 pub type ImageId = Hex<16>;
 
+/// Images whose manifests cannot be read, and why.
+pub type Unreadable = Vec<(ImageId, Error)>;
+
 /// One machine's disks as they were at one moment.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Manifest {
@@ -185,7 +188,7 @@ impl Repository {
     ///
     /// # Errors
     /// What the store says.
-    pub fn images(&self) -> Result<(Vec<(ImageId, Manifest)>, Vec<(ImageId, Error)>)> {
+    pub fn images(&self) -> Result<(Vec<(ImageId, Manifest)>, Unreadable)> {
         let (mut images, mut damaged) = (Vec::new(), Vec::new());
         for id in self.image_ids()? {
             match self.manifest(id) {
@@ -219,7 +222,9 @@ impl Repository {
         let mut fitting = images.into_iter().filter(|(id, _)| fits(id));
         match (fitting.next(), fitting.next()) {
             (Some(found), None) => Ok(found),
-            (Some(_), Some(_)) => Err(no_image(format!("{words:?} is the beginning of several images' ids; give more of it"))),
+            (Some(_), Some(_)) => {
+                Err(no_image(format!("{words:?} is the beginning of several images' ids; give more of it")))
+            }
             (None, _) => Err(no_image(format!("no image has the name or id {words:?}; `imager images` lists them"))),
         }
     }
@@ -242,7 +247,12 @@ impl Manifest {
                 let end = region.start.checked_add(region.len).filter(|&end| end <= disk.size);
                 match end {
                     Some(end) if region.start >= at => at = end,
-                    _ => return Err(format!("disk {number} has a region outside of its place at byte {}", region.start)),
+                    _ => {
+                        return Err(format!(
+                            "disk {number} has a region outside of its place at byte {}",
+                            region.start
+                        ));
+                    }
                 }
             }
         }
@@ -267,7 +277,9 @@ impl Manifest {
             disk.volumes.iter().find(|volume| (volume.start..volume.start.saturating_add(volume.len)).contains(&byte))
         });
         match volume {
-            Some(Volume { partition: Some(number), kind, label: Some(label), .. }) => format!("partition {number} ({kind}, {label:?})"),
+            Some(Volume { partition: Some(number), kind, label: Some(label), .. }) => {
+                format!("partition {number} ({kind}, {label:?})")
+            }
             Some(Volume { partition: Some(number), kind, .. }) => format!("partition {number} ({kind})"),
             Some(Volume { kind, .. }) => format!("the whole disk ({kind})"),
             None => "outside of the partitions".to_owned(),

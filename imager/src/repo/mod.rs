@@ -20,7 +20,7 @@ use zeroize::Zeroizing;
 
 use self::config::{CONFIG, ChunkSizes, Config, FORMAT_VERSION, Hex, KEYS, KeySlot, from_lines, to_lines};
 use self::object::Kind;
-use self::pack::{ChunkId, PackId, PackReader};
+use self::pack::{ChunkId, Content, PackId, PackReader};
 use self::seal::{MasterSecret, Suite, random};
 use self::store::Store;
 use crate::error::{Error, Result};
@@ -31,7 +31,8 @@ pub struct Repository {
     config: Config,
     config_line: Vec<u8>,
     secret: MasterSecret,
-    chunk_key: [u8; 32],
+    data_key: [u8; 32],
+    map_key: [u8; 32],
 }
 
 /// How a new repository is locked.
@@ -94,8 +95,8 @@ impl Repository {
     }
 
     fn assemble(store: Arc<dyn Store>, config: Config, config_line: Vec<u8>, secret: MasterSecret) -> Self {
-        let chunk_key = secret.derive("chunk", b"");
-        Self { store, config, config_line, secret, chunk_key }
+        let (data_key, map_key) = (secret.derive("chunk", b""), secret.derive("map", b""));
+        Self { store, config, config_line, secret, data_key, map_key }
     }
 
     /// The store below.
@@ -116,10 +117,16 @@ impl Repository {
         &self.secret
     }
 
-    /// The id of a chunk whose content comes in `parts`.
+    /// The id of a chunk whose bytes come in `parts`. Data and nodes of block maps are named with keys of their
+    /// own: otherwise a file with the bytes of a node would be taken for the node, and could keep it from being
+    /// stored.
     #[must_use]
-    pub fn chunk_id<'a>(&self, parts: impl IntoIterator<Item = &'a [u8]>) -> ChunkId {
-        let mut hasher = blake3::Hasher::new_keyed(&self.chunk_key);
+    pub fn chunk_id<'a>(&self, content: Content, parts: impl IntoIterator<Item = &'a [u8]>) -> ChunkId {
+        let key = match content {
+            Content::Data => &self.data_key,
+            Content::Map => &self.map_key,
+        };
+        let mut hasher = blake3::Hasher::new_keyed(key);
         for part in parts {
             hasher.update(part);
         }

@@ -89,6 +89,14 @@ pub struct ChunkEntry {
     pub len: u32,
 }
 
+impl FrameEntry {
+    /// Bytes before compression, as a length in memory.
+    #[must_use]
+    pub fn raw_len_in_memory(&self) -> usize {
+        usize::try_from(self.raw_len).unwrap_or(usize::MAX)
+    }
+}
+
 /// A frame in a pack's directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FrameEntry {
@@ -275,7 +283,8 @@ impl PackBuilder {
     /// # Errors
     /// [`Error::Internal`] for a frame beyond the format's bounds.
     pub fn push(&mut self, mut frame: CodedFrame) -> Result<()> {
-        let number = u32::try_from(self.directory.frames.len()).map_err(|_| Error::Internal("too many frames".into()))?;
+        let number =
+            u32::try_from(self.directory.frames.len()).map_err(|_| Error::Internal("too many frames".into()))?;
         if u16::try_from(frame.chunks.len()).is_err() || frame.raw_len > FRAME_MAX {
             return Err(Error::Internal("a frame beyond the format's bounds".into()));
         }
@@ -406,24 +415,29 @@ impl PackReader {
         Ok(directory)
     }
 
-    /// Opens and decompresses a frame into `out`, whose old content is dropped. The chunks' ids are the
-    /// caller's to check.
+    /// Opens and decompresses a frame into `out`, which has the frame's length before compression. The chunks'
+    /// ids are the caller's to check.
     ///
     /// # Errors
     /// [`Error::Damaged`], at the frame's offset.
-    pub fn frame(&self, number: u32, offset: u64, entry: &FrameEntry, sealed: &mut [u8], out: &mut Vec<u8>) -> Result<()> {
+    pub fn frame(&self, number: u32, offset: u64, entry: &FrameEntry, sealed: &mut [u8], out: &mut [u8]) -> Result<()> {
         let broken = |_| self.damaged(offset, "the seal of a frame is broken");
         let data = self.key.open(counter_nonce(number), &self.header, sealed).map_err(broken)?;
-        let raw_len = usize::try_from(entry.raw_len).unwrap_or(usize::MAX);
-        out.clear();
-        match entry.codec {
-            Codec::Raw => out.extend_from_slice(data),
-            Codec::Zstd => {
-                out.reserve(raw_len);
-                super::frame::decompress(data, out).map_err(|error| self.damaged(offset, &error.to_string()))?;
+        let len = match entry.codec {
+            Codec::Raw if data.len() == out.len() => {
+                out.copy_from_slice(data);
+                out.len()
             }
+            Codec::Raw => data.len(),
+            Codec::Zstd => {
+                super::frame::decompress(data, out).map_err(|error| self.damaged(offset, &error.to_string()))?
+            }
+        };
+        if len == out.len() && u64::from(entry.raw_len) == len as u64 {
+            Ok(())
+        } else {
+            Err(self.damaged(offset, "a frame has another length"))
         }
-        if out.len() == raw_len { Ok(()) } else { Err(self.damaged(offset, "a frame has another length")) }
     }
 
     /// Opens a frame's seal and returns it as it was before sealing, to be put into another pack.
@@ -450,8 +464,11 @@ mod tests {
         let mut builder = PackBuilder::new(secret, Hex([5; 16])).unwrap();
         for i in 0..3u8 {
             let data = vec![i; 8192];
-            let chunks = vec![ChunkEntry { id: Hex([i; 32]), len: 4096 }, ChunkEntry { id: Hex([i + 9; 32]), len: 4096 }];
-            builder.push(frame::compress(RawFrame { content: Content::Data, data, chunks }, 3, &mut drop).unwrap()).unwrap();
+            let chunks =
+                vec![ChunkEntry { id: Hex([i; 32]), len: 4096 }, ChunkEntry { id: Hex([i + 9; 32]), len: 4096 }];
+            builder
+                .push(frame::compress(RawFrame { content: Content::Data, data, chunks }, 3, &mut drop).unwrap())
+                .unwrap();
         }
         builder.finish().unwrap()
     }
@@ -469,7 +486,7 @@ mod tests {
         for (number, (entry, offset)) in (0..).zip(directory.frames.iter().zip(offsets)) {
             let start = usize::try_from(offset).unwrap();
             let mut sealed = bytes[start..start + usize::try_from(entry.stored_len).unwrap()].to_vec();
-            let mut out = Vec::new();
+            let mut out = vec![0; usize::try_from(entry.raw_len).unwrap()];
             reader.frame(number, offset, entry, &mut sealed, &mut out)?;
             frames.push(out);
         }

@@ -73,14 +73,13 @@ impl<'r> ChunkReader<'r> {
         let missing = || Error::Missing { object: format!("chunk {id}") };
         let &(index, at, len) = self.chunks.get(&id).ok_or_else(missing)?;
         let frame = self.frame(index)?;
+        let place = self.frames.get(usize::try_from(index).unwrap_or(usize::MAX)).ok_or_else(missing)?;
         let range = usize::try_from(at).ok().zip(usize::try_from(at.saturating_add(len)).ok());
         let bytes = range.and_then(|(start, end)| frame.get(start..end)).ok_or_else(missing)?;
-        if self.repository.chunk_id([bytes]) == id {
+        if self.repository.chunk_id(place.entry.content, [bytes]) == id {
             return Ok(bytes.to_vec());
         }
-        let place = self.frames.get(usize::try_from(index).unwrap_or(usize::MAX));
-        let (pack, offset) = place.map(|frame| (frame.pack, frame.offset)).ok_or_else(missing)?;
-        Err(Error::damaged(object_name(pack), offset, "a chunk is not what its id says"))
+        Err(Error::damaged(object_name(place.pack), place.offset, "a chunk is not what its id says"))
     }
 
     fn frame(&mut self, index: u32) -> Result<Arc<Vec<u8>>> {
@@ -95,7 +94,7 @@ impl<'r> ChunkReader<'r> {
         let frame = frame.ok_or_else(|| Error::Internal("a frame without a place".into()))?;
         let end = frame.offset + u64::from(frame.entry.stored_len);
         let sealed = self.repository.store().get_range(&object_name(frame.pack), frame.offset..end)?;
-        let mut data = Vec::new();
+        let mut data = vec![0; frame.entry.raw_len_in_memory()];
         let reader = self.repository.pack_reader(frame.pack);
         reader.frame(frame.number, frame.offset, &frame.entry, &mut sealed.to_vec(), &mut data)?;
         let data = Arc::new(data);

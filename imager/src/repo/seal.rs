@@ -149,9 +149,9 @@ impl SealingKey {
                 let (data, found) = sealed.split_at_mut(data_len);
                 if tag(key, nonce, aad, data) == *found { Ok(data) } else { Err(SealBroken) }
             }
-            Self::Aes256Gcm(key) => key
-                .open_in_place(Nonce::assume_unique_for_key(nonce), Aad::from(aad), sealed)
-                .map_err(|_| SealBroken),
+            Self::Aes256Gcm(key) => {
+                key.open_in_place(Nonce::assume_unique_for_key(nonce), Aad::from(aad), sealed).map_err(|_| SealBroken)
+            }
         }
     }
 }
@@ -193,7 +193,10 @@ mod tests {
         MasterSecret::new(Suite::Blake3, [7; 32], [1; 16]).sealing_key("t", b"").seal([0; 12], b"", &mut data).unwrap();
         assert!(data.starts_with(b"plain"));
         let mut data = b"plain".to_vec();
-        MasterSecret::new(Suite::Aes256Gcm, [7; 32], [1; 16]).sealing_key("t", b"").seal([0; 12], b"", &mut data).unwrap();
+        MasterSecret::new(Suite::Aes256Gcm, [7; 32], [1; 16])
+            .sealing_key("t", b"")
+            .seal([0; 12], b"", &mut data)
+            .unwrap();
         assert!(!data.starts_with(b"plain"));
     }
 }

@@ -94,7 +94,13 @@ impl Session {
     pub fn start(repository: &Arc<Repository>, work: Work, host: &str) -> Result<Self> {
         let id = Hex(random()?);
         let name = format!("{}/{id}", Kind::Session.folder());
-        let record = SessionRecord { version: FORMAT_VERSION, work, host: host.to_owned(), started: Timestamp::now(), interrupted: false };
+        let record = SessionRecord {
+            version: FORMAT_VERSION,
+            work,
+            host: host.to_owned(),
+            started: Timestamp::now(),
+            interrupted: false,
+        };
         let payload = serde_json::to_vec(&record).map_err(|error| Error::Internal(error.to_string()))?;
         repository.replace_object(Kind::Session, &name, &payload)?;
         let (stop, stopped) = bounded::<()>(0);

@@ -1,20 +1,18 @@
 //! Comparing a target with what the image has for it: to write only what differs, and to read back.
 
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
-
 use crate::bulk::Want;
 use crate::capture::{is_zero, short};
 use crate::disk::source::AlignedBuf;
 use crate::disk::target::Target;
 use crate::error::{Error, Result};
 use crate::extent::{Extent, ExtentSet};
-use crate::progress::{Progress, lock};
+use crate::parallel::in_parallel;
+use crate::progress::Progress;
 use crate::repo::Repository;
+use crate::repo::pack::Content;
 
 /// Bytes of one read, at most, unless a single chunk is larger.
 const READ_BYTES: u64 = 1 << 20;
-const THREADS: usize = 4;
 
 /// Gives those of `wants` whose chunk the target does not have in its place. `wants` are sorted by place, all
 /// on this target, whose first byte has the place `base`.
@@ -38,7 +36,8 @@ pub(super) fn differing(
         for want in wants {
             let at = usize::try_from(want.place - base - start).unwrap_or(usize::MAX);
             let range = at..at.saturating_add(usize::try_from(want.len).unwrap_or(usize::MAX));
-            let same = buf.as_slice().get(range).is_some_and(|bytes| short(repository.chunk_id([bytes])) == want.chunk);
+            let id = |bytes| short(repository.chunk_id(Content::Data, [bytes]));
+            let same = buf.as_slice().get(range).is_some_and(|bytes| id(bytes) == want.chunk);
             if !same {
                 kept.push(*want);
             }
@@ -52,10 +51,12 @@ pub(super) fn differing(
 pub(super) fn not_zero(target: &dyn Target, zeros: &ExtentSet, progress: &Progress) -> Result<ExtentSet> {
     let pieces: Vec<Extent> = zeros
         .iter()
-        .flat_map(|e| (0..e.len.div_ceil(READ_BYTES)).map(move |n| {
-            let start = e.start + n * READ_BYTES;
-            Extent::between(start, e.end().min(start + READ_BYTES))
-        }))
+        .flat_map(|e| {
+            (0..e.len.div_ceil(READ_BYTES)).map(move |n| {
+                let start = e.start + n * READ_BYTES;
+                Extent::between(start, e.end().min(start + READ_BYTES))
+            })
+        })
         .collect();
     let found = in_parallel(pieces.len(), progress, &|piece, kept: &mut Vec<Extent>| {
         let Some(&extent) = pieces.get(piece) else { return Ok(()) };
@@ -92,38 +93,6 @@ fn neighbours(wants: &[Want]) -> Vec<&[Want]> {
     groups
 }
 
-/// Calls `work` for 0..count from a few threads and joins what they keep.
-fn in_parallel<T: Send>(
-    count: usize,
-    progress: &Progress,
-    work: &(dyn Fn(usize, &mut Vec<T>) -> Result<()> + Sync),
-) -> Result<Vec<T>> {
-    let next = AtomicUsize::new(0);
-    let outcome: Mutex<Result<Vec<T>>> = Mutex::new(Ok(Vec::new()));
-    std::thread::scope(|scope| {
-        for _ in 0..THREADS {
-            scope.spawn(|| {
-                let mut kept = Vec::new();
-                let mut result = Ok(());
-                while result.is_ok() && lock(&outcome).is_ok() {
-                    let index = next.fetch_add(1, Ordering::Relaxed);
-                    if index >= count {
-                        break;
-                    }
-                    result = progress.check().and_then(|()| work(index, &mut kept));
-                }
-                let mut outcome = lock(&outcome);
-                match (&mut *outcome, result) {
-                    (Ok(all), Ok(())) => all.append(&mut kept),
-                    (Ok(_), Err(error)) => *outcome = Err(error),
-                    (Err(_), _) => {}
-                }
-            });
-        }
-    });
-    outcome.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -131,7 +100,8 @@ mod tests {
     #[test]
     fn neighbours_are_grouped_and_none_is_lost() {
         let want = |place: u64, len: u32| Want { chunk: 0, place, len };
-        let wants = [want(0, 4096), want(4096, 4096), want(12288, 4096), want(16384, 2 << 20), want((2 << 20) + 16384, 512)];
+        let wants =
+            [want(0, 4096), want(4096, 4096), want(12288, 4096), want(16384, 2 << 20), want((2 << 20) + 16384, 512)];
         let groups = neighbours(&wants);
         let sizes: Vec<usize> = groups.iter().map(|group| group.len()).collect();
         assert_eq!(sizes, [2, 1, 1, 1]);

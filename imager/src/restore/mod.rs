@@ -67,7 +67,9 @@ impl WhatToWrite {
     fn includes(&self, partition: Option<u32>) -> bool {
         match (self, partition) {
             (Self::All, _) | (Self::TableAndPartitions(_), None) => true,
-            (Self::TableAndPartitions(numbers) | Self::PartitionsInPlace(numbers), Some(number)) => numbers.contains(&number),
+            (Self::TableAndPartitions(numbers) | Self::PartitionsInPlace(numbers), Some(number)) => {
+                numbers.contains(&number)
+            }
             (Self::OnePartitionAlone(one), Some(number)) => *one == number,
             (_, None) => false,
         }
@@ -239,7 +241,16 @@ fn write_data(
 ) -> Result<Vec<Want>> {
     let mut lost = std::mem::take(&mut plan.missing);
     for attempt in 0.. {
-        let writer = Writer { repository, disks, held, plan: &plan, options, progress, gone: Mutex::default(), lost: Mutex::default() };
+        let writer = Writer {
+            repository,
+            disks,
+            held,
+            plan: &plan,
+            options,
+            progress,
+            gone: Mutex::default(),
+            lost: Mutex::default(),
+        };
         read_frames(repository, &plan.tasks, options.memory, progress, &writer)?;
         lost.append(&mut lock(&writer.lost));
         let gone = std::mem::take(&mut *lock(&writer.gone));
@@ -251,7 +262,10 @@ fn write_data(
         if attempt == 3 || !plan.missing.is_empty() {
             let missing = if plan.missing.is_empty() { &plan.wants } else { &plan.missing };
             if options.damage == OnDamage::Stop {
-                return Err(Error::DamageFound(format!("{} chunks of the image are missing from the repository", missing.len())));
+                return Err(Error::DamageFound(format!(
+                    "{} chunks of the image are missing from the repository",
+                    missing.len()
+                )));
             }
             lost.extend_from_slice(missing);
             if attempt == 3 {
@@ -356,7 +370,8 @@ fn read_back(
     progress.begin(Phase::Verifying, total(by_place) + zeros);
     let lost: HashSet<u64> = lost.iter().map(|want| want.place).collect();
     for disk in disks {
-        let patched: ExtentSet = disk.patches.iter().map(|patch| Extent::new(patch.offset, patch.bytes.len() as u64)).collect();
+        let patched: ExtentSet =
+            disk.patches.iter().map(|patch| Extent::new(patch.offset, patch.bytes.len() as u64)).collect();
         let skipped = patched.union(&disk.held);
         let compared: Vec<Want> = wants_of(disk, by_place)
             .iter()
@@ -366,7 +381,8 @@ fn read_back(
             .collect();
         let wrong = compare::differing(repository, &*disk.target, disk.base, &compared, progress)?;
         let not_zero = compare::not_zero(&*disk.target, &disk.zeros.union(&disk.unreadable).minus(&skipped), progress)?;
-        let first = wrong.first().map(|want| want.place - disk.base).or(not_zero.iter().next().map(|extent| extent.start));
+        let first =
+            wrong.first().map(|want| want.place - disk.base).or(not_zero.iter().next().map(|extent| extent.start));
         if let Some(byte) = first {
             return Err(Error::DamageFound(format!(
                 "{} does not give back what was written to it: {} chunks and {} bytes of zeros differ, the first at byte {byte}. The disk is not to be trusted",
@@ -404,7 +420,8 @@ impl DiskPlan {
         for extent in self.discard.iter() {
             progress.check()?;
             if let Err(error) = self.target.discard(extent) {
-                progress.say(format!("{}: unused space is left as it is: {error}", self.target.identity().path.display()));
+                progress
+                    .say(format!("{}: unused space is left as it is: {error}", self.target.identity().path.display()));
                 break;
             }
         }

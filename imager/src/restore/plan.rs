@@ -105,13 +105,15 @@ impl Plan {
         let mut base = 0u64;
         for DiskTarget { disk, target, what } in targets {
             progress.check()?;
-            let image = manifest.disks.get(disk).ok_or_else(|| Error::Usage(format!("the image has no disk {disk}")))?;
+            let image =
+                manifest.disks.get(disk).ok_or_else(|| Error::Usage(format!("the image has no disk {disk}")))?;
             let mut plan = DiskPlan::new(disk, image, target, &what, base)?;
             let shift = match what {
                 WhatToWrite::OnePartitionAlone(number) => partition_place(image, number)?.start,
                 _ => 0,
             };
-            let chosen = |region: usize| image.regions.get(region).is_some_and(|region| what.includes(region.partition));
+            let chosen =
+                |region: usize| image.regions.get(region).is_some_and(|region| what.includes(region.partition));
             for_each_run(manifest, &mut reader, &|d, region| d == disk && chosen(region), &mut |run| {
                 let extent = Extent::new(run.start.saturating_sub(shift), run.len.into());
                 match run.run {
@@ -134,7 +136,8 @@ impl Plan {
             if plan.writes_table() {
                 let captured = super::captured::CapturedBytes::read(repository, manifest, plan.disk, &mut reader)?;
                 let patches = table::adapt(&captured, &image.table, plan.target.size(), options.ids);
-                plan.patches = patches.map_err(|error| Error::refused(&plan.target.identity().path, error.to_string()))?;
+                plan.patches =
+                    patches.map_err(|error| Error::refused(&plan.target.identity().path, error.to_string()))?;
             }
         }
         Ok(Self { disks, read })
@@ -173,7 +176,10 @@ impl DiskPlan {
         if !is_file && sector != image.sector_size && !matches!(what, WhatToWrite::OnePartitionAlone(_)) {
             return Err(Error::refused(
                 path,
-                format!("its sectors have {sector} bytes, those of the image {}: the partition table would not fit", image.sector_size),
+                format!(
+                    "its sectors have {sector} bytes, those of the image {}: the partition table would not fit",
+                    image.sector_size
+                ),
             ));
         }
         let mut held = ExtentSet::new();
@@ -200,7 +206,10 @@ impl DiskPlan {
                 let place = partition_place(image, *number)?;
                 if place.len > size {
                     let missing = crate::units::size(place.len - size);
-                    return Err(Error::refused(path, format!("it is {missing} smaller than partition {number} in the image")));
+                    return Err(Error::refused(
+                        path,
+                        format!("it is {missing} smaller than partition {number} in the image"),
+                    ));
                 }
                 held.insert(Extent::new(0, HELD_BYTES.min(place.len)));
             }
@@ -244,12 +253,14 @@ impl DiskPlan {
         // Whole MiB only: devices round, and may round the wrong way.
         let free = places.minus(&written);
         let grid = 1 << 20;
-        self.discard = free.iter().map(|e| Extent::between(e.start.next_multiple_of(grid), e.end() - e.end() % grid)).collect();
+        self.discard =
+            free.iter().map(|e| Extent::between(e.start.next_multiple_of(grid), e.end() - e.end() % grid)).collect();
     }
 }
 
 fn partition_place(image: &DiskImage, number: u32) -> Result<Extent> {
     let partition = image.table.partitions.iter().find(|partition| partition.number == number);
-    let partition = partition.ok_or_else(|| Error::Usage(format!("the disk in the image has no partition {number}")))?;
+    let partition =
+        partition.ok_or_else(|| Error::Usage(format!("the disk in the image has no partition {number}")))?;
     Ok(Extent::new(partition.start, partition.len))
 }

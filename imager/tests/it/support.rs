@@ -69,6 +69,12 @@ impl Mount {
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        output("umount", [&self.0]);
+        // A child that another test is just starting may hold our files for a moment.
+        for _ in 0..100 {
+            if output("umount", [&self.0]).status.success() {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(100));
+        }
     }
 }

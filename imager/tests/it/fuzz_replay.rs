@@ -1,0 +1,207 @@
+//! The corpus of every fuzz target, through the same entry function as under libFuzzer; and the making of seeds.
+
+use std::fs;
+use std::io;
+use std::panic::catch_unwind;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use imager::extent::{Extent, ExtentSet};
+use imager::fs::inspect;
+use imager::read_at::ReadAt;
+
+use crate::fs_ntfs;
+use crate::support::{run, sh};
+
+#[path = "../../fuzz/entries/filesystem.rs"]
+mod filesystem;
+#[path = "../../fuzz/entries/table.rs"]
+mod table;
+
+fn corpus(target: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target)
+}
+
+fn replay(target: &str, entry: fn(&[u8])) {
+    let mut inputs: Vec<PathBuf> = fs::read_dir(corpus(target)).unwrap().map(|file| file.unwrap().path()).collect();
+    inputs.sort();
+    assert!(!inputs.is_empty(), "{target} has no corpus");
+    for input in inputs {
+        let bytes = fs::read(&input).unwrap();
+        assert!(catch_unwind(|| entry(&bytes)).is_ok(), "{} fails", input.display());
+    }
+}
+
+#[test]
+fn filesystem_corpus() {
+    replay("filesystem", filesystem::run);
+}
+
+#[test]
+fn table_corpus() {
+    replay("table", table::run);
+}
+
+#[test]
+fn every_target_is_replayed() {
+    let targets = fs::read_dir(corpus("")).unwrap().map(|folder| folder.unwrap().file_name().into_string().unwrap());
+    let source = include_str!("fuzz_replay.rs");
+    for target in targets {
+        assert!(source.contains(&format!("replay(\"{target}\"")), "the corpus of {target} is not replayed");
+    }
+}
+
+/// The seeds are what they were made from: read as volumes, they show a file system with a map.
+#[test]
+fn seeds_are_understood() {
+    for (name, kind) in SEEDS.map(|seed| (seed.name, seed.kind)) {
+        let seed = fs::read(corpus("filesystem").join(name)).unwrap();
+        let found = inspect(&filesystem::PatchedVolume::decode(&seed));
+        assert_eq!(found.kind, kind, "{name}");
+        assert!(found.used.total() < found.size, "{name} is read whole: {:?}", found.notes);
+    }
+}
+
+/// A volume that notes what is read from it.
+struct Watched {
+    bytes: Vec<u8>,
+    read: Mutex<Vec<Extent>>,
+}
+
+impl ReadAt for Watched {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        self.read.lock().unwrap().push(Extent::new(offset, buf.len() as u64));
+        self.bytes.read_at(offset, buf)
+    }
+
+    fn size(&self) -> u64 {
+        self.bytes.size()
+    }
+}
+
+/// What the encoding of volumes repeats a byte in multiples of, and zeros are left out by.
+const UNIT: usize = 64;
+
+/// Encodes what a reader looks at as a seed.
+fn seed_of(image: &Path) -> Vec<u8> {
+    let volume = Watched { bytes: fs::read(image).unwrap(), read: Mutex::default() };
+    let found = inspect(&volume);
+    assert!(found.used.total() < found.size, "{} is read whole: {:?}", image.display(), found.notes);
+    let mut read = volume.read.into_inner().unwrap();
+    read.sort_unstable();
+    let read = read.into_iter().collect::<ExtentSet>().aligned_outward(UNIT as u64, volume.bytes.size());
+
+    let mut seed = u32::try_from(volume.bytes.len()).unwrap().to_le_bytes().to_vec();
+    let mut patches: Vec<(usize, Vec<u8>)> = Vec::new();
+    let units = read.iter().flat_map(|extent| (extent.start..extent.end()).step_by(UNIT));
+    for start in units.map(|start| usize::try_from(start).unwrap()) {
+        let unit = &volume.bytes[start..volume.bytes.len().min(start + UNIT)];
+        match patches.last_mut() {
+            _ if unit.iter().all(|&byte| byte == 0) => {}
+            Some((first, patch)) if *first + patch.len() == start && is_uniform(patch) == is_uniform(unit) => {
+                patch.extend(unit);
+            }
+            _ => patches.push((start, unit.to_vec())),
+        }
+    }
+    for (start, patch) in patches {
+        let len_max = if is_uniform(&patch) { 0x7FFF * UNIT } else { 0x7E00 };
+        for (at, part) in (start..).step_by(len_max).zip(patch.chunks(len_max)) {
+            seed.extend(u32::try_from(at).unwrap().to_le_bytes());
+            if is_uniform(&patch) {
+                seed.extend((u16::try_from(part.len() / UNIT).unwrap() | 0x8000).to_le_bytes());
+                seed.push(part[0]);
+            } else {
+                let end = part.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
+                seed.extend(u16::try_from(end).unwrap().to_le_bytes());
+                seed.extend(&part[..end]);
+            }
+        }
+    }
+    seed
+}
+
+fn is_uniform(bytes: &[u8]) -> bool {
+    bytes.len().is_multiple_of(UNIT) && bytes.iter().all(|byte| byte == &bytes[0])
+}
+
+struct Seed {
+    name: &'static str,
+    kind: &'static str,
+    /// Makes the file system on the sparse file `$1`, of `size` bytes.
+    make: &'static str,
+    size: u64,
+}
+
+const fn seed(name: &'static str, kind: &'static str, size: u64, make: &'static str) -> Seed {
+    Seed { name, kind, make, size }
+}
+
+const SEEDS: [Seed; 17] = [
+    seed("ext2", "ext2", 1 << 20, "mkfs.ext2 -q -F -b 1024 -L seed -d /etc/default $1"),
+    seed("ext3", "ext3", 4 << 20, "mkfs.ext3 -q -F -b 1024 $1"),
+    seed(
+        "ext3-recover",
+        "ext3",
+        4 << 20,
+        "mkfs.ext3 -q -F -b 1024 $1; head -c 3k /dev/urandom >$1.blocks
+        printf 'jo\njw -b 3000,3001,5 %s\njc\n' $1.blocks | debugfs -w -f - $1",
+    ),
+    seed("ext4", "ext4", 16 << 20, "mkfs.ext4 -q -F -b 1024 -g 2048 -d /etc/default $1"),
+    seed("ext4-meta-bg", "ext4", 16 << 20, "mkfs.ext4 -q -F -b 4096 -g 512 -O meta_bg,^resize_inode,^metadata_csum $1"),
+    seed(
+        "ext4-bigalloc",
+        "ext4",
+        32 << 20,
+        "mkfs.ext4 -q -F -O bigalloc,sparse_super2,^has_journal,^metadata_csum -C 16384 $1",
+    ),
+    seed("xfs-v4", "xfs", 32 << 20, "mkfs.xfs -q -f --unsupported -m crc=0 -d agcount=2 $1"),
+    seed("xfs-v5", "xfs", 32 << 20, "mkfs.xfs -q -f --unsupported -L seed -d agcount=2 $1"),
+    seed(
+        "xfs-fragmented",
+        "xfs",
+        32 << 20,
+        "mkfs.xfs -q -f --unsupported -b size=1024 -d agcount=2 $1; mkdir $1.mnt; mount $1 $1.mnt
+        head -c 2M /dev/zero >$1.mnt/file; holes=(); for ((i = 0; i < 600; i++)); do
+        holes+=(-c \"fpunch $((i * 2048)) 1024\"); done; sync; xfs_io \"${holes[@]}\" $1.mnt/file; umount $1.mnt; xfs_repair -L $1",
+    ),
+    seed("fat12", "vfat", 1440 << 10, "mkfs.fat -F 12 -n SEED $1; mcopy -s -i $1 /etc/default ::"),
+    seed("fat16", "vfat", 12 << 20, "mkfs.fat -F 16 $1; mcopy -s -i $1 /etc/default ::"),
+    seed("fat32", "vfat", 40 << 20, "mkfs.fat -F 32 -s 1 $1; mcopy -s -i $1 /etc/default ::"),
+    seed("swap", "swap", 1 << 20, "mkswap -L seed $1"),
+    seed("ntfs-512", "ntfs", 2 << 20, "mkntfs -F -Q -q -c 512 -L seed $1"),
+    seed("ntfs-4k-sectors", "ntfs", 8 << 20, "mkntfs -F -Q -q -s 4096 -c 65536 $1"),
+    seed(
+        "ntfs-spare-files",
+        "ntfs",
+        3 << 20,
+        "mkntfs -F -Q -q $1; truncate -s 20k $1.zeros
+        for name in hiberfil.sys PageFile.sys; do ntfscp -f -q $1 $1.zeros $name; done",
+    ),
+    // The page file gets only gaps of two clusters. The clean journal keeps the file table from being looked through.
+    seed(
+        "ntfs-attribute-list",
+        "ntfs",
+        4 << 20,
+        "mkntfs -F -Q -q -c 512 $1; mkdir $1.mnt; ntfs-3g $1 $1.mnt
+        mkdir $1.mnt/d; n=0; while head -c 1024 /dev/urandom >$1.mnt/d/$n; do n=$((n + 1)); done
+        for ((i = 0; i < n; i += 2)); do rm $1.mnt/d/$i; done; head -c 400k /dev/urandom >$1.mnt/pagefile.sys
+        umount $1.mnt; while fuser -s $1; do sleep 0.1; done",
+    ),
+];
+
+#[test]
+#[ignore = "writes the corpus"]
+fn make_seeds() {
+    fs::create_dir_all(corpus("filesystem")).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    for seed in SEEDS {
+        let image = dir.path().join(seed.name);
+        run("truncate", ["-s".as_ref(), seed.size.to_string().as_ref(), image.as_os_str()]);
+        sh(&format!("set -- {}; {}", image.display(), seed.make));
+        if seed.name == "ntfs-attribute-list" {
+            fs_ntfs::shut_down_cleanly(&image, 512);
+        }
+        fs::write(corpus("filesystem").join(seed.name), seed_of(&image)).unwrap();
+    }
+}
