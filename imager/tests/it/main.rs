@@ -1,6 +1,8 @@
 //! Tests against real disks, file systems and tools. One binary; one module per subject.
 #![expect(clippy::unwrap_used, clippy::panic, unreachable_pub, reason = "tests fail by panicking")]
 
+mod engine;
+mod faults;
 mod fs_ext;
 mod fs_ext_damage;
 mod fs_ext_journal;
