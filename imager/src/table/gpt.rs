@@ -1,6 +1,6 @@
 //! GUID partition tables: two copies of a header and an array of entries, each with its checksum.
 //!
-//! Total functions from bytes to [`Header`] and [`Copy`], and the choice between the copies. The `gpt` crate
+//! Total functions from bytes to [`Header`] and [`struct@Copy`], and the choice between the copies. The `gpt` crate
 //! makes sense of what is checked here first: it knows only headers of 92 bytes and entries of 128, so it
 //! gets these parts of larger ones. Source: UEFI specification 2.10, section 5.3.
 
