@@ -99,7 +99,7 @@ impl<'a> Disks<'a> {
         })
     }
 
-    /// The server after a day: about 3 % of its used blocks are others.
+    /// The server after a day: about 4 % of its used blocks are others.
     pub(crate) fn day_later(&self, server: &Path) -> Result<PathBuf> {
         self.made("server-day-2.img", |image| {
             tool::run("cp", [OsStr::new("--sparse=always"), server.as_os_str(), image.as_os_str()])?;
