@@ -17,7 +17,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::Repository;
-use super::config::{FORMAT_VERSION, Hex};
+use super::config::{FORMAT_VERSION, Hex, from_json};
 use super::object::Kind;
 use super::pack::{PackId, SessionId};
 use super::seal::random;
@@ -163,13 +163,14 @@ impl Repository {
     /// All sessions.
     ///
     /// # Errors
-    /// What the store says.
+    /// What the store says; [`Error::NewerFormat`], since what a newer program counts on is not known.
     pub fn sessions(&self) -> Result<Vec<FoundSession>> {
         let mut sessions = Vec::new();
         for object in self.store().list(Kind::Session.folder())? {
             let Ok(id) = object.file_name().parse() else { continue };
-            let record = match self.read_object(Kind::Session, &object.name) {
-                Ok(payload) => serde_json::from_slice(&payload).ok(),
+            let payload = self.read_object(Kind::Session, &object.name);
+            let record = match payload.and_then(|payload| from_json(&object.name, &payload)) {
+                Ok(record) => Some(record),
                 Err(Error::Missing { .. }) => continue,
                 Err(Error::Damaged { .. }) => None,
                 Err(error) => return Err(error),
@@ -182,7 +183,7 @@ impl Repository {
     /// Lists of doomed packs, with their object names.
     ///
     /// # Errors
-    /// What the store says; [`Error::Damaged`].
+    /// What the store says; [`Error::Damaged`], [`Error::NewerFormat`].
     pub fn doomed(&self) -> Result<Vec<(String, Doomed)>> {
         let mut lists = Vec::new();
         for object in self.store().list(Kind::Doomed.folder())? {
@@ -190,7 +191,7 @@ impl Repository {
                 Err(Error::Missing { .. }) => continue,
                 other => other?,
             };
-            let list = serde_json::from_slice(&payload).map_err(|e| Error::damaged(&object.name, 0, e.to_string()))?;
+            let list = from_json(&object.name, &payload)?;
             lists.push((object.name, list));
         }
         Ok(lists)
