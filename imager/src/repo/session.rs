@@ -17,7 +17,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::Repository;
-use super::config::{FORMAT_VERSION, Hex};
+use super::config::{FORMAT_VERSION, Hex, from_json};
 use super::manifest::ImageId;
 use super::object::Kind;
 use super::pack::{PackId, SessionId};
@@ -189,13 +189,14 @@ impl Repository {
     /// All sessions.
     ///
     /// # Errors
-    /// What the store says.
+    /// What the store says; [`Error::NewerFormat`], since what a newer program counts on is not known.
     pub fn sessions(&self) -> Result<Vec<FoundSession>> {
         let mut sessions = Vec::new();
         for object in self.store().list(Kind::Session.folder())? {
             let Ok(id) = object.file_name().parse() else { continue };
-            let record = match self.read_object(Kind::Session, &object.name) {
-                Ok(payload) => serde_json::from_slice(&payload).ok(),
+            let payload = self.read_object(Kind::Session, &object.name);
+            let record = match payload.and_then(|payload| from_json(&object.name, &payload)) {
+                Ok(record) => Some(record),
                 Err(Error::Missing { .. }) => continue,
                 Err(Error::Damaged { .. }) => None,
                 Err(error) => return Err(error),
@@ -208,19 +209,16 @@ impl Repository {
     /// Lists of doomed packs.
     ///
     /// # Errors
-    /// What the store says.
+    /// What the store says; [`Error::NewerFormat`].
     pub fn doomed(&self) -> Result<DoomedLists> {
         let mut found = DoomedLists::default();
         for object in self.store().list(Kind::Doomed.folder())? {
-            let list = match self.read_object(Kind::Doomed, &object.name) {
-                Ok(payload) => serde_json::from_slice(&payload).ok(),
-                Err(Error::Missing { .. }) => continue,
-                Err(Error::Damaged { .. }) => None,
+            let payload = self.read_object(Kind::Doomed, &object.name);
+            match payload.and_then(|payload| from_json(&object.name, &payload)) {
+                Ok(list) => found.lists.push((object.name, list)),
+                Err(Error::Missing { .. }) => {}
+                Err(Error::Damaged { .. }) => found.unreadable.push(object.name),
                 Err(error) => return Err(error),
-            };
-            match list {
-                Some(list) => found.lists.push((object.name, list)),
-                None => found.unreadable.push(object.name),
             }
         }
         Ok(found)

@@ -14,6 +14,7 @@ mod fs_xfs;
 mod fuzz_replay;
 mod hostile_repository;
 mod identity;
+mod store;
 mod support;
 mod table;
 mod table_adapt;
