@@ -45,7 +45,8 @@ pub struct PartDiff {
     pub used: u64,
 }
 
-/// Compares `old` with `new`. Disks are the same when their serial numbers are, or else their places in the list.
+/// Compares `old` with `new`. Disks are the same when their serial numbers are; of the others, those that have
+/// the same place in the list. What differs is counted in whole chunks.
 ///
 /// # Errors
 /// Damage in the block maps, what the store says.
@@ -71,16 +72,28 @@ pub fn diff(repository: &Repository, old: &Manifest, new: &Manifest) -> Result<V
 }
 
 fn pair_disks(old: &Manifest, new: &Manifest) -> Vec<(Option<usize>, Option<usize>)> {
-    let mut free: Vec<usize> = (0..old.disks.len()).collect();
-    let mut pairs = Vec::new();
-    for (number, disk) in new.disks.iter().enumerate() {
-        let serial = |other: &usize| {
-            let other = old.disks.get(*other).and_then(|disk| disk.identity.serial.as_ref());
-            other.is_some() && other == disk.identity.serial.as_ref()
-        };
-        let found = free.iter().position(serial).or_else(|| free.iter().position(|other| *other == number));
-        pairs.push((found.map(|position| free.remove(position)), Some(number)));
-    }
+    let serials = |manifest: &Manifest| -> Vec<Option<String>> {
+        manifest.disks.iter().map(|disk| disk.identity.serial.clone()).collect()
+    };
+    pair(&serials(old), &serials(new))
+}
+
+/// Serial numbers first, so that a disk that was added does not take another's partner.
+fn pair(old: &[Option<String>], new: &[Option<String>]) -> Vec<(Option<usize>, Option<usize>)> {
+    let mut free: Vec<usize> = (0..old.len()).collect();
+    let mut take = |fits: &dyn Fn(usize) -> bool| {
+        let found = free.iter().position(|other| fits(*other));
+        found.map(|position| free.remove(position))
+    };
+    let by_serial: Vec<Option<usize>> = new
+        .iter()
+        .map(|serial| take(&|other| serial.is_some() && old.get(other).is_some_and(|found| found == serial)))
+        .collect();
+    let mut pairs: Vec<_> = by_serial
+        .into_iter()
+        .enumerate()
+        .map(|(number, found)| (found.or_else(|| take(&|other| other == number)), Some(number)))
+        .collect();
     pairs.extend(free.into_iter().map(|number| (Some(number), None)));
     pairs
 }
@@ -174,4 +187,26 @@ fn diff_regions(reader: &mut ChunkReader<'_>, old: Option<&Region>, new: Option<
     let added = after.minus(&before).total();
     let removed = before.minus(&after).total();
     Ok(PartDiff { place: String::new(), changed: after.total() - added, added, removed, used })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::pair;
+
+    #[test]
+    fn disks_find_each_other_by_serial_number_and_then_by_place() {
+        let serials =
+            |text: &str| -> Vec<Option<String>> { text.chars().map(|c| (c != '-').then(|| c.to_string())).collect() };
+        for (old, new, pairs) in [
+            ("--", "--", vec![(Some(0), Some(0)), (Some(1), Some(1))]),
+            ("AB", "BA", vec![(Some(1), Some(0)), (Some(0), Some(1))]),
+            // A new disk in front, an old one gone.
+            ("AB", "CA", vec![(None, Some(0)), (Some(0), Some(1)), (Some(1), None)]),
+            // The second disk was replaced.
+            ("AB", "AC", vec![(Some(0), Some(0)), (Some(1), Some(1))]),
+            ("A", "A-", vec![(Some(0), Some(0)), (None, Some(1))]),
+        ] {
+            assert_eq!(pair(&serials(old), &serials(new)), pairs, "{old} {new}");
+        }
+    }
 }

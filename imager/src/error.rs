@@ -1,6 +1,6 @@
 //! What can go wrong, in words that say what to do, and the exit code of each.
 //!
-//! Messages are lowercase fragments that fit behind "failed: ".
+//! Messages are lowercase fragments that fit behind "imager: ".
 
 use std::io;
 use std::path::PathBuf;
@@ -18,7 +18,7 @@ pub enum Error {
     #[error("{0}")]
     Usage(String),
     /// A local file or device did not do what was asked.
-    #[error("{operation} {}: {error}", path.display())]
+    #[error("cannot {operation} {}: {}", path.display(), words(error))]
     Io {
         /// "open", "read at byte 4096 of" …
         operation: String,
@@ -28,9 +28,7 @@ pub enum Error {
         error: io::Error,
     },
     /// The store failed.
-    #[error(
-        "the store failed to {operation} {object}: {detail}; what was stored so far is kept, run the same command again to go on"
-    )]
+    #[error("the store failed to {operation} {object}: {detail}")]
     Store {
         /// "read", "write", "list", "delete".
         operation: &'static str,
@@ -92,7 +90,7 @@ pub enum Error {
         reason: String,
     },
     /// The source is gone while it was read.
-    #[error("the source {} vanished while it was read ({detail}); what was stored so far is kept, run the same command again to go on", path.display())]
+    #[error("the source {} vanished while it was read ({detail})", path.display())]
     SourceVanished {
         /// The source.
         path: PathBuf,
@@ -106,8 +104,16 @@ pub enum Error {
     #[error("{0}")]
     Busy(String),
     /// Stopped on request.
-    #[error("stopped on request; what was stored so far is kept, run the same command again to go on")]
+    #[error("stopped on request")]
     Interrupted,
+    /// Ended midway, by any of the others.
+    #[error("{error}; {advice}")]
+    Midway {
+        /// What ended it.
+        error: Box<Error>,
+        /// What there is of the work, and how to go on.
+        advice: String,
+    },
     /// A thread of the pipeline ended without an answer: a fault in this program.
     #[error("internal error: {0}; please report it")]
     Internal(String),
@@ -130,6 +136,12 @@ impl Error {
         Self::TargetRefused { path: path.into(), reason: reason.into() }
     }
 
+    /// The same error, with a word on what there is of the work and how to go on.
+    #[must_use]
+    pub fn midway(self, advice: impl Into<String>) -> Self {
+        Self::Midway { error: Box::new(self), advice: advice.into() }
+    }
+
     /// The exit code that the command line documents: see `imager --help`.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
@@ -147,7 +159,20 @@ impl Error {
             Self::SourceVanished { .. } => 8,
             Self::Busy(_) => 9,
             Self::Interrupted => 130,
+            Self::Midway { error, .. } => error.exit_code(),
             Self::Io { .. } | Self::FileSystem(_) | Self::Internal(_) => 1,
         }
     }
+}
+
+/// What the system says, without its number, and what may help.
+pub(crate) fn words(error: &io::Error) -> String {
+    let mut words = error.to_string();
+    if let Some(number) = error.raw_os_error() {
+        words = words.replace(&format!(" (os error {number})"), "");
+    }
+    if error.kind() == io::ErrorKind::PermissionDenied && !nix::unistd::geteuid().is_root() {
+        words += " (run it as root?)";
+    }
+    words
 }

@@ -107,17 +107,11 @@ impl Layout {
     }
 
     fn add_partition(&mut self, disk: &dyn ReadAt, partition: &Partition, wanted: &Wanted) {
-        let claimed = Extent::new(partition.start, partition.len);
-        let place = claimed.intersection(Extent::new(0, self.size));
-        if place != claimed {
-            self.warnings.push(format!("partition {} reaches past the end of the disk", partition.number));
-        }
+        let place = partition.extent().intersection(Extent::new(0, self.size));
         if place.is_empty() {
             return;
         }
         if place.start < self.end() {
-            self.warnings
-                .push(format!("partition {} overlaps the one before it; both are read whole", partition.number));
             self.merge_overlapping(partition.number, place);
             return;
         }
@@ -137,7 +131,12 @@ impl Layout {
             wanted: ExtentSet::whole(merged.len),
             zeros: ExtentSet::new(),
         });
-        let file_system = fs::whole("unknown", place.len, "it overlaps another partition");
+        let whole = |kind: &str, place: Extent| fs::whole(kind, place.len, "it overlaps another partition");
+        for volume in self.volumes.iter_mut().filter(|volume| !volume.place.intersection(merged).is_empty()) {
+            volume.file_system = whole(&volume.file_system.kind, volume.place);
+            volume.left_out.clear();
+        }
+        let file_system = whole("unknown", place);
         self.volumes.push(VolumeLayout { partition: Some(number), place, file_system, left_out: Vec::new() });
     }
 

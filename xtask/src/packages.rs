@@ -15,6 +15,7 @@ pub(crate) const TESTS: &[&str] = &[
     "exfatprogs",
     "ovmf",
     "partclone",
+    "python3",
     "python3-pip",
     "qemu-system-x86",
     "qemu-utils",

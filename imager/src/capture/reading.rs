@@ -116,7 +116,9 @@ fn read_in_parts(source: &dyn Source, region_start: u64, at: u64, buf: &mut [u8]
         Ok(()) => return Ok(()),
         Err(error) => error,
     };
-    if let Some(detail) = source.vanished().or_else(|| is_fatal(&error).then(|| error.to_string())) {
+    // Looking costs more than a sector, and a disk that has gone makes large reads fail, too.
+    let vanished = || if buf.len() > 4096 { source.vanished() } else { None };
+    if let Some(detail) = is_fatal(&error).then(|| error.to_string()).or_else(vanished) {
         return Err(Error::SourceVanished { path: source.identity().path.clone(), detail });
     }
     let sector = usize::try_from(source.identity().logical_sector.max(512)).unwrap_or(512);

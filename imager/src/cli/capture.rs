@@ -1,13 +1,14 @@
 //! `imager inspect` and `imager capture`.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use clap::Args;
 
-use super::draw::{Drawing, DrawnVolume, bar, partitions};
+use super::draw::{Drawing, DrawnVolume, bar, partitions, plain};
 use super::watch::Watch;
-use super::{Global, Spare, open, parse_size, print_json};
+use super::{Global, Spare, open, parse_memory, print_json};
 use crate::capture::{self, Level, Options, Verify};
 use crate::disk::identity;
 use crate::disk::source::{Source, SourceDisk};
@@ -21,7 +22,7 @@ pub(super) struct Inspect {
     /// A block device or a disk-image file.
     disk: PathBuf,
     /// Size of a sector in bytes, for a disk-image file whose table does not tell.
-    #[arg(long, value_parser = ["512", "4096"])]
+    #[arg(long, value_name = "BYTES", value_parser = ["512", "4096"])]
     sector_size: Option<String>,
 }
 
@@ -30,8 +31,8 @@ pub(super) struct Capture {
     /// Block devices or disk-image files: all disks of one machine.
     #[arg(required = true, value_name = "SOURCE")]
     sources: Vec<PathBuf>,
-    /// A name for the image.
-    #[arg(long)]
+    /// A name for the image. Several may have the same.
+    #[arg(long, value_parser = parse_name)]
     name: Option<String>,
     /// A note that is kept with it.
     #[arg(long, value_name = "TEXT")]
@@ -43,7 +44,7 @@ pub(super) struct Capture {
     #[arg(long, default_value = "auto", value_parser = parse_level)]
     level: Level,
     /// Memory to stay within. [default: half of what is free]
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    #[arg(long, value_name = "SIZE", value_parser = parse_memory)]
     memory: Option<u64>,
     /// Leave out the content of such files; restored, they are zeros.
     #[arg(long, value_enum, value_name = "KIND")]
@@ -52,7 +53,7 @@ pub(super) struct Capture {
     #[arg(long)]
     live: bool,
     /// Size of a sector in bytes, for disk-image files whose table does not tell.
-    #[arg(long, value_parser = ["512", "4096"])]
+    #[arg(long, value_name = "BYTES", value_parser = ["512", "4096"])]
     sector_size: Option<String>,
     /// Do not check the seals of what was stored.
     #[arg(long, conflicts_with = "verify_data")]
@@ -69,6 +70,15 @@ fn parse_level(text: &str) -> std::result::Result<Level, String> {
     match text.parse() {
         Ok(level @ 1..=22) => Ok(Level::Fixed(level)),
         _ => Err("give `auto` or a number from 1 to 22".into()),
+    }
+}
+
+/// A name that finds the image again.
+fn parse_name(text: &str) -> std::result::Result<String, String> {
+    match text {
+        "" => Err("the name is empty".into()),
+        "latest" => Err("`latest` always means the newest image".into()),
+        _ => Ok(text.to_owned()),
     }
 }
 
@@ -132,14 +142,17 @@ pub(super) fn capture(global: &Global, args: Capture) -> Result<u8> {
     let mut sources: Vec<Box<dyn Source>> = Vec::new();
     let mut live = Vec::new();
     for path in &args.sources {
-        live.extend(mounted_for_writing(path)?);
         let mut source = SourceDisk::open(path)?;
+        if sources.iter().any(|other| other.identity().path == source.identity().path) {
+            return Err(Error::Usage(format!("{} is named twice", path.display())));
+        }
+        live.extend(mounted_for_writing(path)?);
         source.set_sector_size(sector);
         sources.push(Box::new(source));
     }
     if let (Some(first), false) = (live.first(), args.live) {
         return Err(Error::Usage(format!(
-            "{first}: an image of it would mix old and new blocks. Unmount it, or remount it read-only, or boot the machine from Lifeboat's medium; --live captures it all the same"
+            "{first}: an image of it may mix old and new blocks. Unmount it, or remount it read-only; --live captures it all the same"
         )));
     }
     let repository = open::repository(global)?;
@@ -167,9 +180,15 @@ pub(super) fn capture(global: &Global, args: Capture) -> Result<u8> {
     };
     let began = Instant::now();
     let captured = capture::capture(&repository, &sources, &options, watch.progress());
-    let level = watch.progress().level.load(std::sync::atomic::Ordering::Relaxed);
+    let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    let (level, stored) = (load(&watch.progress().level), load(&watch.progress().stored));
     drop(watch);
-    let captured = captured?;
+    let captured = captured.map_err(|error| match error {
+        Error::Interrupted | Error::Store { .. } | Error::SourceVanished { .. } if stored > 0 => {
+            error.midway("what was stored so far is kept: the same command again goes on from there")
+        }
+        other => other,
+    })?;
     let stats = captured.manifest.stats;
     let unreadable: u64 =
         captured.manifest.disks.iter().flat_map(|disk| &disk.unreadable).map(|extent| extent.len).sum();
@@ -179,19 +198,20 @@ pub(super) fn capture(global: &Global, args: Capture) -> Result<u8> {
             "seconds": began.elapsed().as_secs_f64(), "stats": stats, "unreadable": unreadable,
         }));
     } else {
-        println!("image {}  {}", captured.id, captured.manifest.name.as_deref().unwrap_or_default());
+        let name = captured.manifest.name.as_deref().unwrap_or_default();
+        println!("image {}  {}", captured.id, plain(name));
         println!(
-            "{} in use, of which {} were known and {} zeros; {} new, stored as {} (level {level}), in {}",
+            "read {} in {}: {} zeros, {} known already, {} new",
             size(stats.read),
-            size(stats.known),
-            size(stats.zero),
-            size(stats.new),
-            size(stats.stored),
             duration(began.elapsed()),
+            size(stats.zero),
+            size(stats.known),
+            size(stats.new),
         );
+        println!("added {} to the repository (compression level {level})", size(stats.stored));
         if unreadable > 0 {
             println!(
-                "{} could not be read and will be restored as zeros; `imager show {}` says where",
+                "warning: {} could not be read and will be restored as zeros; `imager show {}` says where",
                 size(unreadable),
                 captured.id
             );

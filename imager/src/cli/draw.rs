@@ -1,4 +1,6 @@
-//! Disks as bars, and tables.
+//! Disks as bars, and tables, as wide as the terminal.
+
+use std::io::IsTerminal;
 
 use crate::fs::Note;
 use crate::table::{PartitionTable, Role};
@@ -31,15 +33,23 @@ fn unicode() -> bool {
         .is_some_and(|value| value.to_ascii_uppercase().replace('-', "").contains("UTF8"))
 }
 
-/// Columns that a bar may have.
-fn width() -> usize {
-    crossterm::terminal::size().map_or(80, |(columns, _)| usize::from(columns)).clamp(60, 132) - 2
+/// Text from outside, such as a label, so that a terminal takes it for nothing but text.
+pub(super) fn plain(text: &str) -> String {
+    let unicode = unicode();
+    text.chars().map(|c| if c.is_control() || !(unicode || c.is_ascii()) { '?' } else { c }).collect()
+}
+
+/// Columns of the terminal, if it is one.
+pub(super) fn columns() -> Option<usize> {
+    let size = || crossterm::terminal::size().ok().filter(|(columns, _)| *columns > 0);
+    std::io::stdout().is_terminal().then(size).flatten().map(|(columns, _)| usize::from(columns))
 }
 
 /// The disk as a bar to scale: partitions side by side, each filled as far as it is in use.
 pub(super) fn bar(drawing: &Drawing<'_>) -> String {
     let (full, free, gap) = if unicode() { ('█', '░', '·') } else { ('#', '-', '.') };
-    let width = width();
+    // The last column stays empty: some terminals go to the next line behind it.
+    let width = columns().unwrap_or(80).min(132).saturating_sub(1);
     let mut cells: Vec<(u64, Option<&DrawnVolume<'_>>)> = Vec::new();
     let mut at = 0;
     for volume in &drawing.volumes {
@@ -54,11 +64,9 @@ pub(super) fn bar(drawing: &Drawing<'_>) -> String {
     }
     // Small gaps are not worth a column; every volume gets three at least.
     cells.retain(|(len, volume)| volume.is_some() || u128::from(*len) * 100 > u128::from(drawing.size));
-    let room = width.saturating_sub(cells.len() + 1).max(cells.len() * 3);
-    let total: u128 = cells.iter().map(|(len, _)| u128::from(*len)).sum::<u128>().max(1);
+    let lens: Vec<u64> = cells.iter().map(|(len, _)| *len).collect();
     let mut bar = String::from("|");
-    for (len, volume) in cells {
-        let columns = usize::try_from(u128::from(len) * room as u128 / total).unwrap_or(room).max(3);
+    for ((_, volume), columns) in cells.iter().zip(shares(&lens, width.saturating_sub(cells.len() + 1))) {
         match volume {
             Some(volume) => {
                 let filled = u128::from(volume.used) * columns as u128;
@@ -72,6 +80,23 @@ pub(super) fn bar(drawing: &Drawing<'_>) -> String {
         bar.push('|');
     }
     bar
+}
+
+/// Shares out `room` columns in proportion to `lens`, at least one each, and three where there is room.
+fn shares(lens: &[u64], room: usize) -> Vec<usize> {
+    let least = if lens.len() * 3 <= room { 3 } else { 1 };
+    let mut columns = vec![least; lens.len()];
+    // Each of the columns goes where the most bytes share one.
+    for _ in lens.len() * least..room {
+        let neediest = (0..lens.len()).max_by_key(|&n| {
+            let (len, columns) = (lens.get(n).copied().unwrap_or(0), columns.get(n).copied().unwrap_or(1));
+            len / u64::try_from(columns).unwrap_or(u64::MAX)
+        });
+        if let Some(columns) = neediest.and_then(|n| columns.get_mut(n)) {
+            *columns += 1;
+        }
+    }
+    columns
 }
 
 /// The partitions of a disk, a line each, and what should be known about them.
@@ -126,9 +151,20 @@ pub(super) fn partitions(drawing: &Drawing<'_>) -> String {
     }
     for volume in &drawing.volumes {
         let place = volume.partition.map_or_else(|| "whole disk".to_owned(), |number| format!("partition {number}"));
-        notes.extend(volume.notes.iter().map(|note| format!("  {place}: {}\n", note_words(note))));
+        notes.extend(volume.notes.iter().map(|note| format!("  {place}: {}\n", plain(&note_words(note)))));
     }
     table(&rows) + &notes.concat()
+}
+
+/// Texts in tables are not cut shorter.
+const TEXT_WIDTH_MIN: usize = 8;
+
+/// `text`, or as much of it as fits with a sign that there was more.
+fn cut_to(text: &str, width: usize) -> String {
+    if text.chars().count() <= width {
+        return text.to_owned();
+    }
+    text.chars().take(width.saturating_sub(2)).chain("..".chars()).collect()
 }
 
 /// A remark in words.
@@ -136,15 +172,17 @@ pub(super) fn note_words(note: &Note) -> String {
     match note {
         Note::Dirty { detail } => format!("not cleanly unmounted: {detail}"),
         Note::Hibernated { detail } => format!("hibernated: {detail}"),
-        Note::ReadWhole { reason } => format!("is read whole: {reason}"),
+        Note::ReadWhole { reason } => format!("read whole: {reason}"),
         Note::Remark { detail } => detail.clone(),
     }
 }
 
-/// Columns aligned; numbers and sizes to the right. The first row is the heading.
+/// Columns aligned; numbers and sizes to the right. The first row is the heading. On a terminal, texts are cut short
+/// to fit.
 pub(super) fn table<const N: usize>(rows: &[[String; N]]) -> String {
+    let rows: Vec<[String; N]> = rows.iter().map(|row| row.each_ref().map(|cell| plain(cell))).collect();
     let mut widths = [0; N];
-    for row in rows {
+    for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = cell.chars().count().max(*width);
         }
@@ -156,18 +194,45 @@ pub(super) fn table<const N: usize>(rows: &[[String; N]]) -> String {
             .all(|cell| cell.is_empty() || cell.starts_with(|c: char| c.is_ascii_digit()))
     };
     let right: Vec<bool> = (0..N).map(is_number).collect();
+    let room = columns().unwrap_or(usize::MAX);
+    while widths.iter().sum::<usize>() + 2 * N > room {
+        let texts = widths.iter_mut().zip(&right).filter(|(width, right)| !**right && **width > TEXT_WIDTH_MIN);
+        let Some((widest, _)) = texts.max_by_key(|(width, _)| **width) else { break };
+        *widest -= 1;
+    }
     let mut text = String::new();
-    for row in rows {
+    for row in &rows {
         let mut line = String::from(" ");
         for ((cell, width), right) in row.iter().zip(widths).zip(&right) {
             if *right {
                 line += &format!(" {cell:>width$} ");
             } else {
-                line += &format!(" {cell:<width$} ");
+                line += &format!(" {:<width$} ", cut_to(cell, width));
             }
         }
         text += line.trim_end();
         text.push('\n');
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_fill_the_room_and_nobody_gets_none() {
+        assert_eq!(shares(&[1, 1, 1], 10), [3, 3, 4]);
+        assert_eq!(shares(&[0, 1 << 40, 1], 20), [3, 14, 3]);
+        assert_eq!(shares(&[5; 30], 40).iter().sum::<usize>(), 40);
+        assert_eq!(shares(&[5; 30], 10), [1; 30]);
+        assert!(shares(&[], 10).is_empty());
+    }
+
+    #[test]
+    fn texts_are_cut_to_their_column() {
+        assert_eq!(cut_to("Linux file system", 17), "Linux file system");
+        assert_eq!(cut_to("Linux file system", 10), "Linux fi..");
+        assert_eq!(plain("a\x1b[2Jb\n"), "a?[2Jb?");
+    }
 }

@@ -4,13 +4,16 @@ use clap::Args;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
-use super::draw::{Drawing, DrawnVolume, bar, partitions, table};
-use super::{Global, open, print_json};
+use super::draw::{Drawing, DrawnVolume, bar, partitions, plain, table};
+use super::{Global, count, open, print_json};
 use crate::error::{Error, Result};
 use crate::repo::index::with_fresh_index;
 use crate::repo::manifest::{DiskImage, ImageId, Manifest};
 use crate::retention::Policy;
 use crate::units::size;
+
+/// Unreadable places that `show` lists.
+const UNREADABLE_SHOWN: usize = 20;
 
 #[derive(Args)]
 pub(super) struct Forget {
@@ -59,7 +62,7 @@ pub(super) fn images(global: &Global) -> Result<u8> {
                 short_id(*id),
                 when(manifest.created),
                 manifest.name.clone().unwrap_or_default(),
-                manifest.machine_words(),
+                manifest.machine.hostname.clone().unwrap_or_else(|| manifest.machine_words()),
                 manifest.disks.len().to_string(),
                 size(manifest.disks.iter().map(|disk| disk.size).sum()),
                 size(manifest.stats.read),
@@ -97,24 +100,31 @@ pub(super) fn show(global: &Global, image: &str) -> Result<u8> {
     println!("image    {id}");
     for (title, text) in [("name", &manifest.name), ("note", &manifest.note)] {
         if let Some(text) = text {
-            println!("{title:<8} {text}");
+            println!("{title:<8} {}", plain(text));
         }
     }
     println!("taken    {} by {}", when(manifest.created), manifest.tool);
-    println!("machine  {}", manifest.machine_words());
+    println!("machine  {}", plain(&manifest.machine_words()));
     let stats = manifest.stats;
     println!("cost     {} in use, {} new, stored as {}", size(stats.read), size(stats.new), size(stats.stored));
     for (number, disk) in manifest.disks.iter().enumerate() {
         let all = if disk.all_sectors { ", every sector" } else { "" };
-        println!("\ndisk {number}: {}: {}, sectors of {} bytes{all}", disk.identity, size(disk.size), disk.sector_size);
+        let name = plain(&disk.identity.to_string());
+        println!("\ndisk {number}: {name}: {}, sectors of {} bytes{all}", size(disk.size), disk.sector_size);
         println!("{}", bar(&drawing(disk)));
         print!("{}", partitions(&drawing(disk)));
-        for warning in &disk.warnings {
-            println!("  warning: {warning}");
+        for volume in disk.volumes.iter().filter(|volume| !volume.left_out.is_empty()) {
+            println!("  {}: left out: {}", manifest.place(number, volume.start), plain(&volume.left_out.join(", ")));
         }
-        for extent in &disk.unreadable {
+        for warning in &disk.warnings {
+            println!("  warning: {}", plain(warning));
+        }
+        for extent in disk.unreadable.iter().take(UNREADABLE_SHOWN) {
             let place = manifest.place(number, extent.start);
-            println!("  unreadable: {} bytes at byte {}, {place}", extent.len, extent.start);
+            println!("  unreadable: {} at byte {}, {place}", size(extent.len), extent.start);
+        }
+        if disk.unreadable.len() > UNREADABLE_SHOWN {
+            println!("  ... and {} more places (--json has all)", disk.unreadable.len() - UNREADABLE_SHOWN);
         }
     }
     Ok(0)
@@ -149,13 +159,16 @@ pub(super) fn forget(global: &Global, args: &Forget) -> Result<u8> {
         Policy { last: args.keep_last, daily: args.keep_daily, weekly: args.keep_weekly, monthly: args.keep_monthly };
     if args.images.is_empty() == policy.is_empty() {
         return Err(Error::Usage(
-            "name images to forget, or give rules for what to keep (--keep-last N …), not both".into(),
+            "name images to forget, or give rules for what to keep (--keep-last N and the like), not both".into(),
         ));
     }
     let repository = open::repository(global)?;
     let mut forgotten: Vec<(ImageId, Manifest)> = Vec::new();
     for words in &args.images {
-        forgotten.push(repository.find_image(words)?);
+        let found = repository.find_image(words)?;
+        if !forgotten.iter().any(|(id, _)| *id == found.0) {
+            forgotten.push(found);
+        }
     }
     if !policy.is_empty() {
         let (images, damaged) = repository.images()?;
@@ -179,12 +192,13 @@ pub(super) fn forget(global: &Global, args: &Forget) -> Result<u8> {
                 "{verb} {}  {}  {}",
                 short_id(*id),
                 when(manifest.created),
-                manifest.name.as_deref().unwrap_or_default()
+                plain(manifest.name.as_deref().unwrap_or_default())
             );
         }
     }
     if !global.json {
-        println!("{} images; `imager prune` frees their space", forgotten.len());
+        let verb = if args.dry_run { "would be forgotten" } else { "forgotten; `imager prune` frees the space" };
+        println!("{} {verb}", count(forgotten.len(), "image"));
     }
     Ok(0)
 }

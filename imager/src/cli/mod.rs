@@ -13,13 +13,18 @@ mod watch;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::fs::SpareKind;
+use crate::memory::Budget;
 use crate::units;
+
+const COMMON: &str = "Options of every command";
 
 const EXIT_CODES: &str = "Exit codes:
     0  done
@@ -35,9 +40,26 @@ const EXIT_CODES: &str = "Exit codes:
    10  captured, but some sectors of the source could not be read
   130  stopped by Ctrl-C";
 
+const JSON: &str = "With --json every line on standard output is an object with a `type`:
+    progress, message                what goes on
+    repository                       init
+    disk                             inspect
+    captured                         capture
+    image                            images (one for each), show
+    diff                             diff
+    verified                         verify
+    plan, restored                   restore
+    forgotten                        forget (one for each)
+    pruned                           prune
+    key, key_removed                 key
+    error                            whatever went wrong, with its exit code
+
+";
+
 /// Images whole machines, proves that the images are good, and brings them back.
 #[derive(Parser)]
-#[command(name = "imager", version, after_help = EXIT_CODES, max_term_width = 100)]
+#[command(name = "imager", version, max_term_width = 100)]
+#[command(after_help = EXIT_CODES, after_long_help = format!("{JSON}{EXIT_CODES}"))]
 struct Cli {
     #[command(flatten)]
     global: Global,
@@ -48,13 +70,13 @@ struct Cli {
 #[derive(Args)]
 pub(crate) struct Global {
     /// The repository: a local directory.
-    #[arg(long, global = true, env = "IMAGER_REPO", value_name = "REPO")]
+    #[arg(long, global = true, env = "IMAGER_REPO", hide_env_values = true, value_name = "REPO", help_heading = COMMON)]
     repo: Option<String>,
     /// A file whose first line is the password.
-    #[arg(long, global = true, env = "IMAGER_PASSWORD_FILE", value_name = "FILE")]
+    #[arg(long, global = true, env = "IMAGER_PASSWORD_FILE", hide_env_values = true, value_name = "FILE", help_heading = COMMON)]
     password_file: Option<PathBuf>,
-    /// One JSON object a line, for programs.
-    #[arg(long, global = true)]
+    /// Print JSON for programs: one object a line.
+    #[arg(long, global = true, help_heading = COMMON)]
     json: bool,
 }
 
@@ -73,7 +95,7 @@ enum Command {
         /// Beginning of its id, its name, or `latest`.
         image: String,
     },
-    /// Say what changed between two images, per partition.
+    /// Say what changed between two images, per partition. It counts whole chunks, of 64 KiB on average.
     Diff {
         /// The older image.
         old: String,
@@ -124,8 +146,12 @@ impl From<Spare> for SpareKind {
 /// Parses the arguments of this process and does what they say.
 #[must_use]
 pub fn main() -> ExitCode {
-    // A closed pipe behind us is no reason to panic.
-    reset_sigpipe();
+    end_on_closed_pipe();
+    // What the environment gives counts as an argument to the parser, which then asks for a command.
+    if std::env::args_os().len() <= 1 {
+        eprint!("{}", Cli::command().render_help());
+        return ExitCode::from(2);
+    }
     let cli = Cli::parse();
     let json = cli.global.json;
     match run(cli) {
@@ -142,12 +168,11 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn reset_sigpipe() {
-    use nix::sys::signal::{SigSet, Signal};
-    // Writing to a closed pipe then gives an error, and println! would panic: blocked, EPIPE ends us quietly.
-    let mut set = SigSet::empty();
-    set.add(Signal::SIGPIPE);
-    let _ = set.thread_unblock();
+/// Ends quietly when nobody reads on, as in `imager images | head`. Rust has it ignored, and println! panics.
+fn end_on_closed_pipe() {
+    use signal_hook::{consts::SIGPIPE, flag::register_conditional_default};
+    // Should it fail, all that is lost is the quiet.
+    let _ = register_conditional_default(SIGPIPE, Arc::new(AtomicBool::new(true)));
 }
 
 fn run(cli: Cli) -> Result<u8> {
@@ -187,6 +212,19 @@ fn print_json(value: &impl Serialize) {
 
 fn parse_size(text: &str) -> std::result::Result<u64, String> {
     units::parse_size(text)
+}
+
+/// A size that something useful can be done with.
+fn parse_memory(text: &str) -> std::result::Result<u64, String> {
+    match units::parse_size(text)? {
+        size if size >= Budget::MIN => Ok(size),
+        _ => Err(format!("less than {} is too little", units::size(Budget::MIN))),
+    }
+}
+
+/// "1 image", "2 images".
+fn count(number: usize, thing: &str) -> String {
+    format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Opening repositories and asking for passwords.
 
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -15,10 +15,11 @@ use crate::repo::store::{CrateStore, Store};
 /// The store that `location` names.
 pub(super) fn store(location: &str) -> Result<Arc<dyn Store>> {
     let path = Path::new(location);
-    if !path.is_dir() {
-        return Err(Error::NoRepository(location.to_owned()));
+    match std::fs::metadata(path) {
+        Ok(found) if found.is_dir() => Ok(Arc::new(CrateStore::local(path)?)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("open the repository", path)(error)),
+        _ => Err(Error::NoRepository(location.to_owned())),
     }
-    Ok(Arc::new(CrateStore::local(path)?))
 }
 
 /// Opens the repository of the arguments.
@@ -47,23 +48,29 @@ pub(super) fn password(global: &Global, prompt: &str) -> Result<Zeroizing<Vec<u8
     if let Some(path) = &global.password_file {
         return from_file(path);
     }
-    if let Some(password) = std::env::var_os("IMAGER_PASSWORD") {
-        return Ok(Zeroizing::new(password.into_encoded_bytes()));
+    if let Some(password) = from_environment() {
+        return Ok(password);
     }
-    if !std::io::stdin().is_terminal() {
+    if !io::stdin().is_terminal() {
         return Err(Error::PasswordNeeded);
     }
     let typed = rpassword::prompt_password(prompt).map_err(Error::io("read the password from", "the terminal"))?;
     Ok(Zeroizing::new(typed.into_bytes()))
 }
 
-/// A new password, typed twice on a terminal.
-pub(super) fn new_password(file: Option<&Path>, prompt: &str) -> Result<Zeroizing<Vec<u8>>> {
+/// The password in the environment, where scripts may keep it. An empty variable is none.
+pub(super) fn from_environment() -> Option<Zeroizing<Vec<u8>>> {
+    let password = std::env::var_os("IMAGER_PASSWORD").filter(|password| !password.is_empty())?;
+    Some(Zeroizing::new(password.into_encoded_bytes()))
+}
+
+/// A new password, from a file or typed twice on a terminal; `otherwise` says how else to give it.
+pub(super) fn new_password(file: Option<&Path>, prompt: &str, otherwise: &str) -> Result<Zeroizing<Vec<u8>>> {
     if let Some(path) = file {
         return from_file(path);
     }
-    if !std::io::stdin().is_terminal() {
-        return Err(Error::PasswordNeeded);
+    if !io::stdin().is_terminal() {
+        return Err(Error::Usage(otherwise.to_owned()));
     }
     let read =
         |prompt: &str| rpassword::prompt_password(prompt).map_err(Error::io("read the password from", "the terminal"));

@@ -9,17 +9,18 @@ use std::time::Instant;
 use clap::Args;
 
 use super::watch::Watch;
-use super::{Global, open, parse_size, print_json};
+use super::{Global, count, open, parse_memory, print_json};
 use crate::disk::identity::Identity;
 use crate::disk::target::{Replace, Target, TargetDisk};
 use crate::error::{Error, Result};
 use crate::memory::Budget;
+use crate::progress::Phase;
 use crate::repo::Repository;
 use crate::repo::index::with_fresh_index;
 use crate::repo::manifest::Manifest;
 use crate::restore::{
     self, ChangedOnly, DiskTarget, OnDamage, Options, Plan, PlanSummary, ReadBack, Unused, WhatToWrite, check_device,
-    find_kind,
+    check_different, check_file, check_partition, find_kind,
 };
 use crate::table::Ids;
 use crate::units::{duration, size};
@@ -28,7 +29,7 @@ use crate::units::{duration, size};
 pub(super) struct Restore {
     /// Beginning of the image's id, its name, or `latest`.
     image: String,
-    /// A block device or a disk-image file; for several disks `disk0=TARGET`, `disk1=TARGET` …; for one
+    /// A block device or a disk-image file; for several disks `disk0=TARGET`, `disk1=TARGET` and so on; for one
     /// partition's content alone `p2=TARGET` or `disk0p2=TARGET`.
     #[arg(long = "to", required = true, value_name = "TARGET")]
     targets: Vec<String>,
@@ -60,14 +61,14 @@ pub(super) struct Restore {
     #[arg(long)]
     keep_going: bool,
     /// Memory to stay within. [default: half of what is free]
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    #[arg(long, value_name = "SIZE", value_parser = parse_memory)]
     memory: Option<u64>,
 }
 
 /// `disk0p2=/dev/sdb3`, understood.
 #[derive(Debug, PartialEq, Eq)]
 struct Destination {
-    disk: usize,
+    disk: Option<usize>,
     partition: Option<u32>,
     path: PathBuf,
 }
@@ -75,20 +76,16 @@ struct Destination {
 /// Parses `TARGET`, `diskN=TARGET`, `pN=TARGET`, `diskNpM=TARGET`. A path with `=` in it is one if the part before
 /// is none of those words.
 fn parse_destination(text: &str) -> Destination {
-    let plain = || Destination { disk: 0, partition: None, path: text.into() };
+    let plain = || Destination { disk: None, partition: None, path: text.into() };
     let Some((key, path)) = text.split_once('=') else { return plain() };
-    let (disk, partition) = match (key.strip_prefix("disk"), key.strip_prefix('p')) {
-        (Some(rest), _) => match rest.split_once('p') {
-            Some((disk, partition)) => (disk.parse().ok(), Some(partition)),
-            None => (rest.parse().ok(), None),
-        },
-        (None, Some(partition)) => (Some(0), Some(partition)),
-        (None, None) => return plain(),
+    let (disk, partition) = match key.strip_prefix("disk") {
+        Some(rest) => rest.split_once('p').map_or((Some(rest), None), |(disk, part)| (Some(disk), Some(part))),
+        None => (None, key.strip_prefix('p')),
     };
-    match (disk, partition.map(str::parse)) {
-        (Some(disk), None) => Destination { disk, partition: None, path: path.into() },
-        (Some(disk), Some(Ok(partition))) => Destination { disk, partition: Some(partition), path: path.into() },
-        _ => plain(),
+    let (disk, partition) = (disk.map(str::parse).transpose(), partition.map(str::parse).transpose());
+    match (disk, partition) {
+        (Ok(None), Ok(None)) | (Err(_), _) | (_, Err(_)) => plain(),
+        (Ok(disk), Ok(partition)) => Destination { disk, partition, path: path.into() },
     }
 }
 
@@ -96,7 +93,7 @@ pub(super) fn restore(global: &Global, args: Restore) -> Result<u8> {
     let repository = open::repository(global)?;
     let (id, manifest) = repository.find_image(&args.image)?;
     let destinations: Vec<Destination> = args.targets.iter().map(|target| parse_destination(target)).collect();
-    check_destinations(&args.targets, &destinations, &manifest)?;
+    check_destinations(&args, &destinations, &manifest)?;
     let options = Options {
         changed_only: if args.changed_only { ChangedOnly::Yes } else { ChangedOnly::No },
         unused: if args.discard { Unused::Discard } else { Unused::Leave },
@@ -122,14 +119,31 @@ pub(super) fn restore(global: &Global, args: Restore) -> Result<u8> {
     }
     let began = Instant::now();
     let restored = restore::restore(&repository, plan, &options, watch.progress());
+    let phase = watch.progress().phase();
     drop(watch);
-    let mut restored = restored?;
-    for target in &opened {
-        if let Some(error) = target.disk.as_ref().and_then(|disk| disk.reread_table()) {
-            let path = target.disk.as_ref().map(|disk| disk.path()).unwrap_or_default();
-            restored
-                .warnings
-                .push(format!("the kernel does not read the new partition table of {}: {error}", path.display()));
+    let mut restored = restored.map_err(|error| match phase {
+        Some(Phase::Copying | Phase::Verifying | Phase::Finishing) => {
+            let incomplete = "the target is incomplete and does not look bootable";
+            let force = if opened.iter().any(|target| target.is_file) { "--force " } else { "" };
+            match error {
+                // Of the target, and it says so.
+                Error::DamageFound(_) => error,
+                Error::Damaged { .. } | Error::Missing { .. } => {
+                    error.midway(format!("{incomplete}; --keep-going puts zeros where the repository is damaged"))
+                }
+                _ => error.midway(format!(
+                    "{incomplete}: the same command again with {force}--changed-only goes on from there"
+                )),
+            }
+        }
+        _ => error,
+    })?;
+    for target in opened.iter().filter(|target| target.what.writes_table()) {
+        if let Some(error) = target.disk.reread_table() {
+            restored.warnings.push(format!(
+                "the kernel does not read the new partition table of {} ({error}); `partprobe`, or the next start, does",
+                target.disk.path().display()
+            ));
         }
     }
     if args.new_ids {
@@ -167,37 +181,38 @@ pub(super) fn restore(global: &Global, args: Restore) -> Result<u8> {
     Ok(if restored.lost > 0 { 4 } else { 0 })
 }
 
-fn check_destinations(targets: &[String], destinations: &[Destination], manifest: &Manifest) -> Result<()> {
-    for (number, destination) in destinations.iter().enumerate() {
-        if destination.disk >= manifest.disks.len() {
-            return Err(Error::Usage(format!("the image has {} disks, the first is disk0", manifest.disks.len())));
+fn check_destinations(args: &Restore, destinations: &[Destination], manifest: &Manifest) -> Result<()> {
+    let disks = manifest.disks.len();
+    for destination in destinations {
+        if destination.disk.is_some_and(|disk| disk >= disks) {
+            return Err(Error::Usage(format!("the image has {}; the first is disk0", count(disks, "disk"))));
         }
-        let earlier = destinations.get(..number).unwrap_or_default();
-        if earlier.iter().any(|other| other.path == destination.path) {
-            return Err(Error::Usage(format!("{} is named twice", destination.path.display())));
+        if destination.disk.is_none() && disks > 1 {
+            let how = if destination.partition.is_some() { "disk0p2=TARGET" } else { "disk0=TARGET" };
+            return Err(Error::Usage(format!("the image has {disks} disks; say which one goes there: --to {how}")));
+        }
+        if destination.partition.is_some() && !args.only.is_empty() {
+            return Err(Error::Usage("--only and a partition in --to say the same; give one of them".into()));
         }
     }
-    let named = |text: &String| text.starts_with("disk") || text.starts_with('p');
-    if manifest.disks.len() > 1 && !targets.iter().all(named) {
-        return Err(Error::Usage(format!(
-            "the image has {} disks; say which goes where: --to disk0=TARGET",
-            manifest.disks.len()
-        )));
+    if !args.only.is_empty() && destinations.len() > 1 {
+        return Err(Error::Usage("--only goes with one target".into()));
     }
-    Ok(())
+    check_different(destinations.iter().map(|destination| &*destination.path))
 }
 
 /// A target that was checked and confirmed.
 struct Opened {
     number: usize,
     what: WhatToWrite,
-    target: Arc<dyn Target>,
-    disk: Option<Arc<TargetDisk>>,
+    disk: Arc<TargetDisk>,
+    is_file: bool,
 }
 
 impl Opened {
     fn disk_target(&self) -> DiskTarget {
-        DiskTarget { disk: self.number, target: Arc::clone(&self.target), what: self.what.clone() }
+        let target: Arc<dyn Target> = self.disk.clone();
+        DiskTarget { disk: self.number, target, what: self.what.clone() }
     }
 }
 
@@ -207,15 +222,13 @@ fn open_target(
     manifest: &Manifest,
     destination: Destination,
 ) -> Result<Opened> {
-    let Destination { disk: number, partition, path } = destination;
+    let Destination { disk, partition, path } = destination;
+    let number = disk.unwrap_or(0);
     let image = manifest.disks.get(number).ok_or_else(|| Error::Usage(format!("the image has no disk {number}")))?;
     let only: Vec<u32> = partition.map_or_else(|| args.only.clone(), |partition| vec![partition]);
     let is_device = std::fs::metadata(&path).is_ok_and(|metadata| metadata.file_type().is_block_device());
-    let needed = match partition {
-        Some(partition) => image.table.partitions.iter().find(|p| p.number == partition).map(|p| p.len),
-        None => Some(image.size),
-    };
-    let needed = needed.ok_or_else(|| Error::Usage("the disk in the image has no such partition".into()))?;
+    only.iter().try_for_each(|&number| check_partition(image, number))?;
+    let place = partition.and_then(|number| image.table.partitions.iter().find(|p| p.number == number));
     let disk = if is_device {
         let identity = check_device(&path, repository.store())?;
         if !args.dry_run {
@@ -223,53 +236,63 @@ fn open_target(
         }
         TargetDisk::open_device(&path)?
     } else {
-        open_file(args, &path, needed, partition.is_none() && !only.is_empty())?
+        check_file(&path, repository.store())?;
+        let size = place.map_or(image.size, |place| place.len);
+        open_file(args, &path, size, partition.is_none() && !only.is_empty())?
     };
     let what = match partition {
         Some(partition) => WhatToWrite::OnePartitionAlone(partition),
         None if only.is_empty() => WhatToWrite::All,
         None => find_kind(image, &only, &disk, Target::identity(&disk))?,
     };
-    let disk = Arc::new(disk);
-    let target: Arc<dyn Target> = disk.clone();
-    Ok(Opened { number, what, target, disk: Some(disk) })
+    Ok(Opened { number, what, disk: Arc::new(disk), is_file: !is_device })
 }
 
-/// A file is changed in place when that is what was asked for; otherwise it is made anew.
+/// A file is changed in place when that is what was asked for; otherwise it is made anew, no smaller than it was.
 fn open_file(args: &Restore, path: &Path, size: u64, some_partitions: bool) -> Result<TargetDisk> {
-    let exists = path.exists();
-    if exists && !args.force {
-        return Err(Error::refused(path, "the file exists; --force overwrites it"));
+    let len = std::fs::metadata(path).map(|metadata| metadata.len());
+    match len {
+        Ok(_) if args.force && (args.changed_only || some_partitions) => TargetDisk::file_in_place(path, size),
+        Ok(len) if args.force => TargetDisk::new_file(path, size.max(len), Replace::Yes),
+        _ => TargetDisk::new_file(path, size, Replace::No),
     }
-    if args.dry_run {
-        // Nothing may be left behind: an unnamed file stands in for one that is not there.
-        return if exists { TargetDisk::open_file_read_only(path) } else { TargetDisk::stand_in(path, size) };
-    }
-    if exists && (args.changed_only || some_partitions) {
-        return TargetDisk::open_file(path, size);
-    }
-    TargetDisk::create_file(path, size, if args.force { Replace::Yes } else { Replace::No })
 }
 
 /// Makes sure that this is the disk that is meant.
 fn confirm(args: &Restore, identity: &Identity) -> Result<()> {
-    let name = identity.serial.clone().unwrap_or_else(|| identity.path.display().to_string());
-    if args.confirm.contains(&name) {
+    let names_it = |given: &String| match &identity.serial {
+        Some(serial) => given == serial,
+        None => Path::new(given).canonicalize().is_ok_and(|path| path == identity.path),
+    };
+    if args.confirm.iter().any(names_it) {
         return Ok(());
     }
-    let what = if identity.serial.is_some() { "serial number" } else { "path" };
+    let path = &identity.path;
+    let (what, name) = match &identity.serial {
+        Some(serial) => ("serial number", serial.clone()),
+        None => ("path", path.display().to_string()),
+    };
+    let model = identity.model.as_deref().unwrap_or("a disk");
+    let serial =
+        identity.serial.as_ref().map_or_else(|| "no serial number".into(), |serial| format!("serial {serial}"));
+    let disk = format!("{model}, {serial}, {}", size(identity.size));
     if !args.confirm.is_empty() || !std::io::stdin().is_terminal() {
+        let why = if args.confirm.is_empty() { "" } else { ", which --confirm does not name" };
         return Err(Error::refused(
-            &identity.path,
-            format!("it is {identity}, {}; to overwrite it, give its {what}: --confirm {name}", size(identity.size)),
+            path,
+            format!("it is {disk}{why}; to overwrite it, give its {what}: --confirm {name}"),
         ));
     }
-    eprintln!("{} will be overwritten: {identity}, {}", identity.path.display(), size(identity.size));
+    eprintln!("{} will be overwritten: {disk}", path.display());
     eprint!("Type its {what} to go on: ");
     let _ = std::io::stderr().flush();
     let mut typed = String::new();
     std::io::stdin().read_line(&mut typed).map_err(Error::io("read from", "the terminal"))?;
-    if typed.trim() == name { Ok(()) } else { Err(Error::refused(&identity.path, format!("that is not its {what}"))) }
+    if names_it(&typed.trim().to_owned()) {
+        Ok(())
+    } else {
+        Err(Error::refused(path, format!("that is not its {what}")))
+    }
 }
 
 fn print_plan(global: &Global, summary: &PlanSummary) {
@@ -278,10 +301,14 @@ fn print_plan(global: &Global, summary: &PlanSummary) {
         return;
     }
     for disk in &summary.disks {
-        let which = disk.partitions.as_ref().map_or_else(
-            || "everything".to_owned(),
-            |numbers| format!("partitions {}", numbers.iter().map(u32::to_string).collect::<Vec<_>>().join(", ")),
-        );
+        let numbers = |numbers: &Vec<u32>| numbers.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
+        let which = match &disk.partitions {
+            None => "everything".to_owned(),
+            Some(chosen) if disk.writes_table => {
+                format!("the partition table, what lies outside of partitions, and of these {}", numbers(chosen))
+            }
+            Some(chosen) => format!("partition {}", numbers(chosen)),
+        };
         println!("disk {} to {} ({}): {which}", disk.disk, disk.target.display(), size(disk.target_size));
         println!("  {} of data, {} of zeros", size(disk.data), size(disk.zeros));
         if disk.discard > 0 {
@@ -303,12 +330,17 @@ mod tests {
 
     #[test]
     fn destinations_parse() {
-        let expected = |disk, partition, path: &str| Destination { disk, partition, path: path.into() };
-        assert_eq!(parse_destination("/dev/sda"), expected(0, None, "/dev/sda"));
-        assert_eq!(parse_destination("disk2=/dev/sda"), expected(2, None, "/dev/sda"));
-        assert_eq!(parse_destination("p3=/dev/sda1"), expected(0, Some(3), "/dev/sda1"));
-        assert_eq!(parse_destination("disk1p3=a=b"), expected(1, Some(3), "a=b"));
-        assert_eq!(parse_destination("/tmp/a=b"), expected(0, None, "/tmp/a=b"));
-        assert_eq!(parse_destination("prefix=x"), expected(0, None, "prefix=x"));
+        for (text, disk, partition, path) in [
+            ("/dev/sda", None, None, "/dev/sda"),
+            ("disk2=/dev/sda", Some(2), None, "/dev/sda"),
+            ("p3=/dev/sda1", None, Some(3), "/dev/sda1"),
+            ("disk1p3=a=b", Some(1), Some(3), "a=b"),
+            ("/tmp/a=b", None, None, "/tmp/a=b"),
+            ("disk.img", None, None, "disk.img"),
+            ("diskette=x", None, None, "diskette=x"),
+            ("prefix=x", None, None, "prefix=x"),
+        ] {
+            assert_eq!(parse_destination(text), Destination { disk, partition, path: path.into() }, "{text}");
+        }
     }
 }

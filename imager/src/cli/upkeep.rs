@@ -6,14 +6,16 @@ use std::sync::Arc;
 use clap::{Args, Subcommand};
 use jiff::SignedDuration;
 
+use super::draw::plain;
 use super::watch::Watch;
-use super::{Global, open, parse_size, print_json};
+use super::{Global, count, open, parse_memory, parse_size, print_json};
 use crate::capture::Verify as Depth;
 use crate::error::{Error, Result};
 use crate::memory::Budget;
 use crate::prune::{self, DryRun};
 use crate::repo::config::ChunkSizes;
 use crate::repo::index::with_fresh_index;
+use crate::repo::seal::Suite;
 use crate::repo::store::CrateStore;
 use crate::repo::{Lock, Repository};
 use crate::units::size;
@@ -24,8 +26,8 @@ pub(super) struct Init {
     /// The directory to make it in; it is made when it is not there.
     #[arg(value_name = "REPO")]
     repository: PathBuf,
-    /// Do not encrypt.
-    #[arg(long, conflicts_with = "password_file")]
+    /// Do not encrypt: whoever can read the repository can read the disks.
+    #[arg(long)]
     no_password: bool,
     /// Average size of a chunk: smaller finds more that is the same, larger needs less memory.
     #[arg(long, value_name = "AVG", value_parser = parse_size, default_value = "64KiB")]
@@ -40,7 +42,7 @@ pub(super) struct Verify {
     #[arg(long)]
     read_data: bool,
     /// Memory to stay within. [default: half of what is free]
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    #[arg(long, value_name = "SIZE", value_parser = parse_memory)]
     memory: Option<u64>,
 }
 
@@ -79,22 +81,25 @@ pub(super) enum Key {
 
 pub(super) fn init(global: &Global, args: Init) -> Result<u8> {
     let chunks = ChunkSizes::around(args.chunk_size)?;
+    // The environment may name a password for other repositories.
+    let environment = std::env::var_os("IMAGER_PASSWORD_FILE").map(PathBuf::from);
+    if args.no_password && global.password_file.as_ref().is_some_and(|file| Some(file) != environment.as_ref()) {
+        return Err(Error::Usage("--no-password and --password-file contradict each other".into()));
+    }
     std::fs::create_dir_all(&args.repository).map_err(Error::io("create", &args.repository))?;
     let store = Arc::new(CrateStore::local(&args.repository)?);
     let lock = if args.no_password {
         Lock::None
     } else {
-        Lock::Password(match std::env::var_os("IMAGER_PASSWORD") {
-            Some(password) if global.password_file.is_none() => zeroize::Zeroizing::new(password.into_encoded_bytes()),
-            _ => open::new_password(global.password_file.as_deref(), "Password for the new repository: ").map_err(
-                |error| match error {
-                    Error::PasswordNeeded => {
-                        Error::Usage("give a password with --password-file, or --no-password for none".into())
-                    }
-                    other => other,
-                },
+        let password = match open::from_environment() {
+            Some(password) if global.password_file.is_none() => password,
+            _ => open::new_password(
+                global.password_file.as_deref(),
+                "Password for the new repository: ",
+                "give a password with --password-file, or --no-password for none",
             )?,
-        })
+        };
+        Lock::Password(password)
     };
     let repository = Repository::create(store, &lock, chunks)?;
     let id = repository.config().id;
@@ -144,13 +149,13 @@ fn print_report(report: &Report) {
             println!("      {} at byte {}", size(extent.len), extent.start);
         }
         if hurt.extents.len() > 20 {
-            println!("      … and {} more places (--json has all)", hurt.extents.len() - 20);
+            println!("      ... and {} more places (--json has all)", hurt.extents.len() - 20);
         }
     }
     println!(
-        "{} images, {} packs, {} of data read: {}",
-        report.images,
-        report.packs,
+        "{}, {}, {} of data read: {}",
+        count(usize::try_from(report.images).unwrap_or(usize::MAX), "image"),
+        count(usize::try_from(report.packs).unwrap_or(usize::MAX), "pack"),
         size(report.bytes_read),
         report.summary()
     );
@@ -199,7 +204,11 @@ pub(super) fn key(global: &Global, args: Key) -> Result<u8> {
     let repository = open::repository(global)?;
     match args {
         Key::Add { new_password_file, label } => {
-            let password = open::new_password(new_password_file.as_deref(), "The new password: ")?;
+            let password = open::new_password(
+                new_password_file.as_deref(),
+                "The new password: ",
+                "give the new password with --new-password-file",
+            )?;
             let id = repository.add_key(&password, &label)?;
             if global.json {
                 print_json(&serde_json::json!({ "type": "key", "id": id }));
@@ -209,18 +218,23 @@ pub(super) fn key(global: &Global, args: Key) -> Result<u8> {
         }
         Key::Remove { id } => {
             repository.remove_key(&id)?;
-            if !global.json {
+            if global.json {
+                print_json(&serde_json::json!({ "type": "key_removed", "id": id }));
+            } else {
                 println!("removed key slot {id}");
             }
         }
         Key::List => {
+            if !global.json && repository.config().seal == Suite::Blake3 {
+                println!("the repository is not encrypted: there are no passwords");
+            }
             for (id, slot) in repository.keys()? {
                 if global.json {
                     print_json(
                         &serde_json::json!({ "type": "key", "id": id, "label": slot.label, "created": slot.created }),
                     );
                 } else {
-                    println!("{id}  {}  {}", slot.created.strftime("%Y-%m-%d"), slot.label);
+                    println!("{id}  {}  {}", slot.created.strftime("%Y-%m-%d"), plain(&slot.label));
                 }
             }
         }

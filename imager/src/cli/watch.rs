@@ -63,8 +63,8 @@ fn show(progress: &Progress, done: &AtomicBool, interrupted: &AtomicBool, verb: 
         None,
         if is_terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() },
     );
-    if let Ok(style) = ProgressStyle::with_template("{prefix} [{bar:30}] {msg}") {
-        bar.set_style(style.progress_chars("=> "));
+    if let Ok(style) = ProgressStyle::with_template("{msg}") {
+        bar.set_style(style);
     }
     let mut state = State { phase: None, began: Instant::now(), told: Instant::now(), stopping: false };
     loop {
@@ -80,7 +80,7 @@ fn show(progress: &Progress, done: &AtomicBool, interrupted: &AtomicBool, verb: 
             state.stopping = true;
             progress.stop();
             if !json {
-                bar.suspend(|| eprintln!("stopping; once more ends at once"));
+                bar.suspend(|| eprintln!("Stopping. Press Ctrl-C again to end at once."));
             }
         }
         if over {
@@ -109,9 +109,12 @@ impl State {
         let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
         let (done, total) = (load(&progress.done), load(&progress.total));
         let elapsed = self.began.elapsed();
-        let rate = u64::try_from(u128::from(done) * 1000 / elapsed.as_millis().max(1)).unwrap_or(0);
+        // The first moments say nothing.
+        let time = elapsed.as_millis();
+        let rate = if time < 300 { 0 } else { u64::try_from(u128::from(done) * 1000 / time).unwrap_or(0) };
         let left = (rate > 0 && total > done).then(|| Duration::from_secs((total - done) / rate));
         let word = phase.map_or("starting", crate::progress::Phase::word);
+        let columns = crossterm::terminal::size().map_or(80, |(columns, _)| usize::from(columns));
         if json {
             if self.told.elapsed() >= Duration::from_secs(1) {
                 self.told = Instant::now();
@@ -124,18 +127,61 @@ impl State {
             }
             return;
         }
-        bar.set_prefix(format!("{verb}: {word}"));
-        bar.set_length(total.max(1));
-        bar.set_position(done.min(total));
-        let mut message = format!("{} of {}, {}/s", size(done), size(total), size(rate));
-        if let Some(left) = left {
-            message += &format!(", {} left", duration(left));
-        }
+        let mut lines = bar_line(word, done, total, rate, left, columns);
         let (known, new, stored) = (load(&progress.known), load(&progress.new), load(&progress.stored));
         if verb == "capture" && new + known > 0 {
-            message += &format!("; known {}, new {} stored as {}", size(known), size(new), size(stored));
+            lines += &format!("\n  {} known already, {} new", size(known), size(new));
+            if stored > 0 {
+                lines += &format!(", stored as {} at level {}", size(stored), load(&progress.level));
+            }
         }
-        bar.set_message(message);
+        bar.set_message(lines);
         bar.tick();
+    }
+}
+
+/// "copying [=====>    ]  42% 1.20 GiB of 2.85 GiB, 210 MiB/s, 8 s left", or as much of it as fits.
+fn bar_line(word: &str, done: u64, total: u64, rate: u64, left: Option<Duration>, columns: usize) -> String {
+    if total == 0 {
+        return format!("{word} ...");
+    }
+    let done = done.min(total);
+    let percent = format!("{:>3}%", u128::from(done) * 100 / u128::from(total));
+    let mut figures = vec![format!(" {} of {}", size(done), size(total))];
+    if rate > 0 {
+        figures.push(format!(", {}/s", size(rate)));
+    }
+    figures.extend(left.map(|left| format!(", {} left", duration(left))));
+    // The last column stays empty: some terminals go to the next line behind it.
+    let room = columns.saturating_sub(word.len() + percent.len() + 2);
+    while figures.iter().map(String::len).sum::<usize>() > room {
+        figures.pop();
+    }
+    let figures = figures.concat();
+    let room = room.saturating_sub(figures.len() + 3).min(40);
+    if room < 5 {
+        return format!("{word} {percent}{figures}");
+    }
+    let full = usize::try_from(u128::from(done) * room as u128 / u128::from(total)).unwrap_or(0);
+    let head = if full < room { ">" } else { "" };
+    format!("{word} [{:<room$}] {percent}{figures}", "=".repeat(full) + head)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bar_fits_its_terminal() {
+        let long = Some(Duration::from_secs(86_399));
+        for columns in [20, 40, 60, 80, 132] {
+            for done in [0, 1 << 30, 1023 << 30, 1 << 40] {
+                let line = bar_line("finishing", done, 1 << 40, 1023 << 20, long, columns);
+                assert!(line.len() < columns, "{columns}: {line}");
+            }
+        }
+        let line = bar_line("copying", 1 << 30, 1 << 31, 1 << 20, None, 60);
+        assert_eq!(line, "copying [=====>     ]  50% 1.00 GiB of 2.00 GiB, 1.00 MiB/s");
+        assert_eq!(bar_line("verifying", 0, 0, 0, None, 80), "verifying ...");
     }
 }

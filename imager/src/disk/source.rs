@@ -94,7 +94,6 @@ impl SourceDisk {
     }
 
     fn read_device(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-        let align = DIRECT_ALIGN as u64;
         let Some(direct) = &self.direct else { return self.buffered.read_exact_at(buf, offset) };
         if is_aligned(offset, buf) {
             return direct.read_exact_at(buf, offset).or_else(|error| match error.raw_os_error() {
@@ -102,10 +101,10 @@ impl SourceDisk {
                 _ => Err(error),
             });
         }
-        // A bounce buffer over the whole blocks around; at the end of a device whose size is no multiple
-        // of 4 KiB, only the kernel's page cache can read the rest.
-        let start = offset - offset % align;
-        let end = (offset + buf.len() as u64).next_multiple_of(align);
+        // A bounce buffer over the whole sectors around, and no more: next to a bad sector, every good one counts.
+        let sector = u64::from(self.identity.logical_sector.max(512));
+        let start = offset - offset % sector;
+        let end = (offset + buf.len() as u64).next_multiple_of(sector);
         if end > self.size() {
             return self.buffered.read_exact_at(buf, offset);
         }

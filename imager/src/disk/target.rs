@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use rustix::fs::{FallocateFlags, OFlags};
 
@@ -16,6 +17,14 @@ use crate::read_at::{ReadAt, check_range};
 pub trait Target: ReadAt + Send {
     /// Who it is.
     fn identity(&self) -> &Identity;
+
+    /// The plan is made and will be carried out: whatever is to be made or opened for writing, now is the time.
+    ///
+    /// # Errors
+    /// [`Error::TargetRefused`], [`Error::Io`].
+    fn begin(&self) -> Result<()> {
+        Ok(())
+    }
 
     /// Writes all of `bytes` at `offset`.
     ///
@@ -49,11 +58,24 @@ pub trait Target: ReadAt + Send {
 
 /// A block device or a disk-image file.
 pub struct TargetDisk {
+    identity: Identity,
+    kind: Kind,
+    /// For reading while it is planned; none when there is nothing to read yet.
+    planned: Option<Handle>,
+    /// Once writing has begun.
+    opened: OnceLock<Handle>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Device,
+    NewFile(Replace),
+    FileInPlace,
+}
+
+struct Handle {
     file: File,
     direct: Option<File>,
-    identity: Identity,
-    is_device: bool,
-    is_blank: bool,
 }
 
 impl TargetDisk {
@@ -75,71 +97,66 @@ impl TargetDisk {
                 Error::io("open", path)(error)
             }
         })?;
-        Ok(Self { file, direct: open_direct(path), identity, is_device: true, is_blank: false })
+        let opened = OnceLock::from(Handle { file, direct: open_direct(path, Writing::Yes) });
+        Ok(Self { identity, kind: Kind::Device, planned: None, opened })
     }
 
-    /// Makes a new sparse file of `size` bytes; with `replace` also in place of one that is there.
+    /// A new sparse file of `size` bytes, with [`Replace::Yes`] also in place of one that is there. Nothing happens
+    /// at `path` before [`Target::begin`].
     ///
     /// # Errors
-    /// [`Error::TargetRefused`] when there is one and it may not be replaced, [`Error::Io`].
-    pub fn create_file(path: &Path, size: u64, replace: Replace) -> Result<Self> {
+    /// [`Error::TargetRefused`] when there is one and it may not be replaced.
+    pub fn new_file(path: &Path, size: u64, replace: Replace) -> Result<Self> {
+        if replace == Replace::No && path.exists() {
+            return Err(exists(path));
+        }
+        let path = std::path::absolute(path).map_err(Error::io("look at", path))?;
+        let identity = identity::of_new_file(path, size);
+        Ok(Self { identity, kind: Kind::NewFile(replace), planned: None, opened: OnceLock::new() })
+    }
+
+    /// A file that is there, to change what differs. One that is smaller than `size` grows at [`Target::begin`].
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn file_in_place(path: &Path, size: u64) -> Result<Self> {
+        let mut identity = identity::of_file(path).map_err(Error::io("look at", path))?;
+        identity.size = identity.size.max(size);
+        let file = File::open(path).map_err(Error::io("open", path))?;
+        let planned = Some(Handle { file, direct: open_direct(path, Writing::No) });
+        Ok(Self { identity, kind: Kind::FileInPlace, planned, opened: OnceLock::new() })
+    }
+
+    /// Opens the file for writing, and makes it if need be.
+    fn open_file(&self, replace: Option<Replace>) -> Result<File> {
+        let (path, size) = (&self.identity.path, self.identity.size);
         let mut options = File::options();
         options.read(true).write(true);
         match replace {
-            Replace::No => options.create_new(true),
-            Replace::Yes => options.create(true).truncate(true),
+            Some(Replace::No) => options.create_new(true),
+            Some(Replace::Yes) => options.create(true).truncate(true),
+            None => &mut options,
         };
         let file = options.open(path).map_err(|error| match error.kind() {
-            io::ErrorKind::AlreadyExists => Error::refused(path, "the file exists; --force overwrites it"),
-            _ => Error::io("create", path)(error),
+            io::ErrorKind::AlreadyExists => exists(path),
+            _ => Error::io("open", path)(error),
         })?;
-        file.set_len(size).map_err(Error::io("set the size of", path))?;
-        Self::from_file(file, path, true)
-    }
-
-    /// Opens a file that is there, to change what differs. It is made larger when it is smaller than `size`.
-    ///
-    /// # Errors
-    /// [`Error::Io`].
-    pub fn open_file(path: &Path, size: u64) -> Result<Self> {
-        let file = File::options().read(true).write(true).open(path).map_err(Error::io("open", path))?;
-        let len = file.metadata().map_err(Error::io("look at", path))?.len();
-        if len < size {
+        if file.metadata().map_err(Error::io("look at", path))?.len() < size {
             file.set_len(size).map_err(Error::io("set the size of", path))?;
         }
-        Self::from_file(file, path, false)
+        Ok(file)
     }
 
-    /// Opens a file that is there, only to plan.
-    ///
-    /// # Errors
-    /// [`Error::Io`].
-    pub fn open_file_read_only(path: &Path) -> Result<Self> {
-        Self::from_file(File::open(path).map_err(Error::io("open", path))?, path, false)
-    }
-
-    /// Stands in for a file that is not there yet, only to plan; nothing appears at `path`.
-    ///
-    /// # Errors
-    /// [`Error::Io`] when there is no memory for an unnamed file.
-    pub fn stand_in(path: &Path, size: u64) -> Result<Self> {
-        let unnamed = rustix::fs::memfd_create("stand-in", rustix::fs::MemfdFlags::CLOEXEC);
-        let file = File::from(unnamed.map_err(io::Error::from).map_err(Error::io("stand in for", path))?);
-        file.set_len(size).map_err(Error::io("stand in for", path))?;
-        let mut identity = identity::of_file(Path::new("/dev/null")).map_err(Error::io("stand in for", path))?;
-        (identity.path, identity.size) = (path.to_owned(), size);
-        Ok(Self { file, direct: None, identity, is_device: false, is_blank: true })
-    }
-
-    fn from_file(file: File, path: &Path, is_blank: bool) -> Result<Self> {
-        let identity = identity::of_file(path).map_err(Error::io("look at", path))?;
-        Ok(Self { file, direct: open_direct(path), identity, is_device: false, is_blank })
+    fn file(&self) -> io::Result<&File> {
+        self.opened.get().map(|handle| &handle.file).ok_or_else(|| io::Error::other("writing has not begun"))
     }
 
     /// Asks the kernel to read the partition table anew; the reason when it does not.
     #[must_use]
     pub fn reread_table(&self) -> Option<io::Error> {
-        if self.is_device { super::sys::reread_partition_table(&self.file).err() } else { None }
+        let file = self.file().ok().filter(|_| self.kind == Kind::Device)?;
+        // Some devices never show partitions, such as loop devices that were not asked to.
+        super::sys::reread_partition_table(file).err().filter(|error| error.raw_os_error() != Some(nix::libc::EINVAL))
     }
 
     /// Where it was opened.
@@ -149,9 +166,43 @@ impl TargetDisk {
     }
 }
 
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Writing {
+    Yes,
+    No,
+}
+
 /// The same target for direct I/O; none where the file system has no such thing.
-fn open_direct(path: &Path) -> Option<File> {
-    File::options().read(true).write(true).custom_flags(OFlags::DIRECT.bits().cast_signed()).open(path).ok()
+fn open_direct(path: &Path, writing: Writing) -> Option<File> {
+    let mut options = File::options();
+    options.read(true).write(writing == Writing::Yes).custom_flags(OFlags::DIRECT.bits().cast_signed());
+    options.open(path).ok()
+}
+
+fn exists(path: &Path) -> Error {
+    Error::refused(path, "the file exists; --force overwrites it")
+}
+
+impl Handle {
+    /// What lies behind a file's end reads as zeros: it will be when the file has grown.
+    fn read_at(&self, offset: u64, buf: &mut [u8], kind: Kind) -> io::Result<()> {
+        // What the medium has, not what the page cache remembers of it.
+        if let Some(direct) = self.direct.as_ref().filter(|_| super::source::is_aligned(offset, buf))
+            && direct.read_exact_at(buf, offset).is_ok()
+        {
+            return Ok(());
+        }
+        match self.file.read_exact_at(buf, offset) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof && kind != Kind::Device => {
+                let len = self.file.metadata()?.len();
+                let there = usize::try_from(len.saturating_sub(offset)).unwrap_or(usize::MAX).min(buf.len());
+                let (there, behind) = buf.split_at_mut(there);
+                behind.fill(0);
+                self.file.read_exact_at(there, offset)
+            }
+            other => other,
+        }
+    }
 }
 
 /// Whether a file that is there may be replaced.
@@ -166,12 +217,12 @@ pub enum Replace {
 impl ReadAt for TargetDisk {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
         check_range(offset, buf.len(), self.size())?;
-        // What the medium has, not what the page cache remembers of it.
-        match &self.direct {
-            Some(direct) if super::source::is_aligned(offset, buf) => {
-                direct.read_exact_at(buf, offset).or_else(|_| self.file.read_exact_at(buf, offset))
+        match self.opened.get().or(self.planned.as_ref()) {
+            Some(handle) => handle.read_at(offset, buf, self.kind),
+            None => {
+                buf.fill(0);
+                Ok(())
             }
-            _ => self.file.read_exact_at(buf, offset),
         }
     }
 
@@ -185,17 +236,29 @@ impl Target for TargetDisk {
         &self.identity
     }
 
+    fn begin(&self) -> Result<()> {
+        let file = match self.kind {
+            Kind::Device => return Ok(()),
+            Kind::NewFile(replace) => self.open_file(Some(replace))?,
+            Kind::FileInPlace => self.open_file(None)?,
+        };
+        let direct = open_direct(&self.identity.path, Writing::Yes);
+        self.opened.get_or_init(|| Handle { file, direct });
+        Ok(())
+    }
+
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         check_range(offset, bytes.len(), self.size())?;
+        let file = self.file()?;
         // Without a detour through the page cache, which costs more than the decompression.
-        match &self.direct {
+        match self.opened.get().and_then(|handle| handle.direct.as_ref()) {
             Some(direct) if super::source::is_aligned(offset, bytes) => {
                 direct.write_all_at(bytes, offset).or_else(|error| match error.raw_os_error() {
-                    Some(nix::libc::EINVAL) => self.file.write_all_at(bytes, offset),
+                    Some(nix::libc::EINVAL) => file.write_all_at(bytes, offset),
                     _ => Err(error),
                 })
             }
-            _ => self.file.write_all_at(bytes, offset),
+            _ => file.write_all_at(bytes, offset),
         }
     }
 
@@ -203,12 +266,13 @@ impl Target for TargetDisk {
         if extent.is_empty() {
             return Ok(());
         }
-        let mode = if self.is_device {
+        let file = self.file()?;
+        let mode = if self.kind == Kind::Device {
             FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE
         } else {
             FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE
         };
-        if rustix::fs::fallocate(&self.file, mode, extent.start, extent.len).is_ok() {
+        if rustix::fs::fallocate(file, mode, extent.start, extent.len).is_ok() {
             return Ok(());
         }
         // No such service here, or not at this alignment.
@@ -216,7 +280,7 @@ impl Target for TargetDisk {
         let mut at = extent.start;
         while at < extent.end() {
             let len = usize::try_from(extent.end() - at).unwrap_or(usize::MAX).min(zeros.len());
-            self.file.write_all_at(zeros.get(..len).unwrap_or_default(), at)?;
+            file.write_all_at(zeros.get(..len).unwrap_or_default(), at)?;
             at += len as u64;
         }
         Ok(())
@@ -226,15 +290,20 @@ impl Target for TargetDisk {
         if extent.is_empty() {
             return Ok(());
         }
+        let file = self.file()?;
+        if self.kind == Kind::Device {
+            // Punching a hole into a block device writes zeros, which is not what was asked for.
+            return super::sys::discard(file, extent);
+        }
         let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        Ok(rustix::fs::fallocate(&self.file, mode, extent.start, extent.len)?)
+        Ok(rustix::fs::fallocate(file, mode, extent.start, extent.len)?)
     }
 
     fn flush(&self) -> io::Result<()> {
-        self.file.sync_all()
+        self.file()?.sync_all()
     }
 
     fn is_blank(&self) -> bool {
-        self.is_blank
+        matches!(self.kind, Kind::NewFile(_))
     }
 }

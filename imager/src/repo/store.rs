@@ -13,6 +13,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::TryStreamExt;
 use jiff::Timestamp;
+use nix::libc;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as ObjectPath;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
@@ -124,16 +125,28 @@ impl CrateStore {
     }
 }
 
+/// The last link of the crate's chain of causes says what happened.
+fn cause_of(error: &object_store::Error) -> &(dyn std::error::Error + 'static) {
+    let mut cause: &(dyn std::error::Error + 'static) = error;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    cause
+}
+
+/// Whether the system says that it cannot do this, here, for anybody.
+fn is_unsupported(error: &object_store::Error) -> bool {
+    let code = cause_of(error).downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error);
+    matches!(code, Some(libc::EPERM | libc::EOPNOTSUPP | libc::ENOSYS))
+}
+
 fn store_error(operation: &'static str, object: &str, error: &object_store::Error) -> Error {
     match error {
         object_store::Error::NotFound { .. } => Error::Missing { object: object.to_owned() },
         _ => {
-            // The crate's own text ends in its source chain; the last link says what happened.
-            let mut cause: &dyn std::error::Error = error;
-            while let Some(next) = cause.source() {
-                cause = next;
-            }
-            Error::Store { operation, object: object.to_owned(), detail: cause.to_string() }
+            let cause = cause_of(error);
+            let detail = cause.downcast_ref::<std::io::Error>().map_or_else(|| cause.to_string(), crate::error::words);
+            Error::Store { operation, object: object.to_owned(), detail }
         }
     }
 }
@@ -177,8 +190,8 @@ impl Store for CrateStore {
         match self.put_with(name, parts.clone(), PutMode::Create) {
             Ok(()) => Ok(true),
             Err(object_store::Error::AlreadyExists { .. }) => Ok(false),
-            // It takes a hard link, which exFAT and some network shares do not have: then in two steps.
-            Err(_) if self.local.is_some() => match self.get_range(name, 0..1) {
+            // It takes a hard link, which exFAT, FAT and some network shares do not have.
+            Err(error) if self.local.is_some() && is_unsupported(&error) => match self.get(name) {
                 Ok(_) => Ok(false),
                 Err(Error::Missing { .. }) => self.put(name, parts).map(|()| true),
                 Err(error) => Err(error),

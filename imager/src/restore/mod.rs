@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex};
 
 use serde::Serialize;
 
-pub use self::check::{check_device, find_kind};
+pub use self::check::{check_device, check_different, check_file, check_partition, find_kind};
 pub use self::plan::{DiskPlan, DiskSummary, Plan, PlanSummary};
 
 use crate::bulk::{FrameSink, FrameTask, ReadPlan, Want, checked_chunk, read_frames};
@@ -46,7 +46,7 @@ pub struct DiskTarget {
 pub enum WhatToWrite {
     /// Everything.
     All,
-    /// The partition table and these partitions, onto a disk that has none.
+    /// These partitions and all that lies in none, the partition table with it, onto a disk that has none.
     TableAndPartitions(Vec<u32>),
     /// These partitions, onto a disk that has them at the same places.
     PartitionsInPlace(Vec<u32>),
@@ -61,6 +61,12 @@ impl WhatToWrite {
             Self::TableAndPartitions(numbers) | Self::PartitionsInPlace(numbers) => Some(numbers.clone()),
             Self::OnePartitionAlone(number) => Some(vec![*number]),
         }
+    }
+
+    /// Whether the target gets the image's partition table.
+    #[must_use]
+    pub fn writes_table(&self) -> bool {
+        matches!(self, Self::All | Self::TableAndPartitions(_))
     }
 
     /// Whether a region of that partition is written; none is the space outside of partitions.
@@ -171,6 +177,7 @@ pub fn restore(repository: &Arc<Repository>, plan: Plan, options: &Options, prog
     }
     let held: Vec<Mutex<Vec<u8>>> = disks.iter().map(|disk| Mutex::new(disk.held_bytes())).collect();
     for disk in &disks {
+        disk.target.begin()?;
         disk.prepare(progress)?;
     }
     progress.begin(Phase::Copying, read.wants.iter().map(|want| u64::from(want.len)).sum());

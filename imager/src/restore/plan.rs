@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{DiskTarget, Options, Unused, WhatToWrite};
+use super::{DiskTarget, OnDamage, Options, Unused, WhatToWrite};
 use crate::bulk::{ReadPlan, Want, for_each_run, map_reader};
 use crate::capture::short;
 use crate::disk::target::Target;
@@ -15,7 +15,7 @@ use crate::progress::Progress;
 use crate::repo::Repository;
 use crate::repo::block_map::Run;
 use crate::repo::manifest::{DiskImage, Manifest};
-use crate::table::{self, Patch};
+use crate::table::{self, Ids, Patch, TableKind};
 
 /// Bytes at the beginning of whatever becomes bootable, which are written last.
 pub(super) const HELD_BYTES: u64 = 1 << 20;
@@ -52,8 +52,8 @@ pub struct DiskPlan {
     pub(super) discard: ExtentSet,
     /// What must be changed for the partition table to fit the target.
     pub(super) patches: Vec<Patch>,
-    /// Partitions that are written; none for all of them.
-    partitions: Option<Vec<u32>>,
+    /// How much of the disk is written.
+    pub(super) what: WhatToWrite,
 }
 
 /// A plan, for people and programs.
@@ -76,6 +76,8 @@ pub struct DiskSummary {
     pub target_size: u64,
     /// Partitions that are written; none for all of them.
     pub partitions: Option<Vec<u32>>,
+    /// Whether the partition table and what lies outside of partitions is written.
+    pub writes_table: bool,
     /// Bytes of data to write.
     pub data: u64,
     /// Bytes of zeros to write.
@@ -107,11 +109,17 @@ impl Plan {
             progress.check()?;
             let image =
                 manifest.disks.get(disk).ok_or_else(|| Error::Usage(format!("the image has no disk {disk}")))?;
-            let mut plan = DiskPlan::new(disk, image, target, &what, base)?;
-            let shift = match what {
+            let mut plan = DiskPlan::new(disk, image, target, what, base)?;
+            let shift = match plan.what {
                 WhatToWrite::OnePartitionAlone(number) => partition_place(image, number)?.start,
                 _ => 0,
             };
+            if options.ids == Ids::New && (!plan.what.writes_table() || image.table.kind == TableKind::None) {
+                return Err(Error::Usage(
+                    "only a partition table has ids to renew, and this restore writes none".into(),
+                ));
+            }
+            let what = plan.what.clone();
             let chosen =
                 |region: usize| image.regions.get(region).is_some_and(|region| what.includes(region.partition));
             for_each_run(manifest, &mut reader, &|d, region| d == disk && chosen(region), &mut |run| {
@@ -126,19 +134,31 @@ impl Plan {
                 }
                 Ok(())
             })?;
-            plan.plan_discard(image, &what, options.unused);
+            plan.plan_discard(image, options.unused);
             base = base.saturating_add(plan.target.size());
             disks.push(plan);
         }
         let read = ReadPlan::new(repository, wants, &std::collections::HashSet::new())?;
         for plan in &mut disks {
             let Some(image) = manifest.disks.get(plan.disk) else { continue };
-            if plan.writes_table() {
-                let captured = super::captured::CapturedBytes::read(repository, manifest, plan.disk, &mut reader)?;
-                let patches = table::adapt(&captured, &image.table, plan.target.size(), options.ids);
-                plan.patches =
-                    patches.map_err(|error| Error::refused(&plan.target.identity().path, error.to_string()))?;
+            if !plan.what.writes_table() {
+                continue;
             }
+            let captured = super::captured::CapturedBytes::read(repository, manifest, plan.disk, &mut reader);
+            let captured = match captured {
+                Err(error @ (Error::Missing { .. } | Error::Damaged { .. })) if options.damage == OnDamage::Zeros => {
+                    progress.say(format!("warning: the partition table is lost: {error}"));
+                    continue;
+                }
+                Err(error @ (Error::Missing { .. } | Error::Damaged { .. })) => {
+                    return Err(Error::DamageFound(format!(
+                        "the partition table is lost: {error}; nothing was written. `imager verify` says what is hurt; --keep-going restores the rest"
+                    )));
+                }
+                other => other?,
+            };
+            let patches = table::adapt(&captured, &image.table, plan.target.size(), options.ids);
+            plan.patches = patches.map_err(|error| Error::refused(&plan.target.identity().path, error.to_string()))?;
         }
         Ok(Self { disks, read })
     }
@@ -150,7 +170,8 @@ impl Plan {
             disk: plan.disk,
             target: plan.target.identity().path.clone(),
             target_size: plan.target.size(),
-            partitions: plan.partitions.clone(),
+            partitions: plan.what.numbers(),
+            writes_table: plan.what.writes_table(),
             data: plan.data.total(),
             zeros: if plan.target.is_blank() { 0 } else { plan.zeros.total() },
             unreadable: plan.unreadable.total(),
@@ -169,7 +190,7 @@ impl Plan {
 }
 
 impl DiskPlan {
-    fn new(disk: usize, image: &DiskImage, target: Arc<dyn Target>, what: &WhatToWrite, base: u64) -> Result<Self> {
+    fn new(disk: usize, image: &DiskImage, target: Arc<dyn Target>, what: WhatToWrite, base: u64) -> Result<Self> {
         let (size, path) = (target.size(), target.identity().path.clone());
         let sector = target.identity().logical_sector;
         let is_file = crate::disk::sector_size_of(target.identity()).is_none();
@@ -184,7 +205,7 @@ impl DiskPlan {
         }
         let mut held = ExtentSet::new();
         let mut wiped = ExtentSet::new();
-        match what {
+        match &what {
             WhatToWrite::All | WhatToWrite::TableAndPartitions(_) => {
                 if size < image.size {
                     let missing = crate::units::size(image.size - size);
@@ -226,21 +247,17 @@ impl DiskPlan {
             wiped,
             discard: ExtentSet::new(),
             patches: Vec::new(),
-            partitions: what.numbers(),
+            what,
         })
     }
 
-    fn writes_table(&self) -> bool {
-        self.held.contains(Extent::new(0, 1)) && self.wiped.as_slice() != self.held.as_slice()
-    }
-
     /// Everything that is written or that the image says nothing about, within what belongs to the restore.
-    fn plan_discard(&mut self, image: &DiskImage, what: &WhatToWrite, unused: Unused) {
+    fn plan_discard(&mut self, image: &DiskImage, unused: Unused) {
         if unused == Unused::Leave || self.target.is_blank() {
             return;
         }
         let size = self.target.size();
-        let places: ExtentSet = match what {
+        let places: ExtentSet = match &self.what {
             WhatToWrite::All | WhatToWrite::TableAndPartitions(_) => ExtentSet::whole(size),
             WhatToWrite::PartitionsInPlace(numbers) => {
                 numbers.iter().filter_map(|&number| partition_place(image, number).ok()).collect()
@@ -259,6 +276,7 @@ impl DiskPlan {
 }
 
 fn partition_place(image: &DiskImage, number: u32) -> Result<Extent> {
+    super::check::check_partition(image, number)?;
     let partition = image.table.partitions.iter().find(|partition| partition.number == number);
     let partition =
         partition.ok_or_else(|| Error::Usage(format!("the disk in the image has no partition {number}")))?;

@@ -113,7 +113,7 @@ fn leaf(records: &[(u32, u32, ChunkId)]) -> Vec<u8> {
 
 /// Writes the first disk of an image to a new file.
 fn restore(repository: &Arc<Repository>, manifest: &Manifest, to: &Path) -> imager::Result<()> {
-    let target = TargetDisk::create_file(to, manifest.disks[0].size, Replace::Yes).unwrap();
+    let target = TargetDisk::new_file(to, manifest.disks[0].size, Replace::Yes).unwrap();
     let target = DiskTarget { disk: 0, target: Arc::new(target), what: WhatToWrite::All };
     let options = restore::Options {
         changed_only: ChangedOnly::No,

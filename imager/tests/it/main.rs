@@ -1,6 +1,7 @@
 //! Tests against real disks, file systems and tools. One binary; one module per subject.
 #![expect(clippy::unwrap_used, clippy::panic, unreachable_pub, reason = "tests fail by panicking")]
 
+mod cli;
 mod engine;
 mod faults;
 mod fs_ext;
@@ -14,9 +15,11 @@ mod fs_xfs;
 mod fuzz_replay;
 mod hostile_repository;
 mod identity;
+mod restore;
 mod store;
 mod support;
 mod table;
 mod table_adapt;
 mod table_mutation;
 mod volume;
+mod wrong_use;

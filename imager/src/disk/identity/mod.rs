@@ -78,20 +78,27 @@ pub fn of_file(path: &Path) -> io::Result<Identity> {
     if !meta.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{} is not a file", path.display())));
     }
-    Ok(Identity {
+    let read_only = meta.permissions().readonly();
+    Ok(Identity { read_only, ..of_new_file(path, meta.len()) })
+}
+
+/// Who a disk image of `size` bytes will be once its file is made.
+#[must_use]
+pub fn of_new_file(path: PathBuf, size: u64) -> Identity {
+    Identity {
         path,
         model: None,
         serial: None,
         wwn: None,
         transport: Some("file".to_owned()),
-        size: meta.len(),
+        size,
         logical_sector: 512,
         physical_sector: 512,
         rotational: None,
         removable: false,
-        read_only: meta.permissions().readonly(),
+        read_only: false,
         partition_of: None,
-    })
+    }
 }
 
 /// The whole disks of this machine, by name: what one would image.
