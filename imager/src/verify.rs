@@ -28,6 +28,9 @@ use crate::repo::pack::{FrameEntry, HEADER_LEN, PackId, SessionId, object_name};
 pub struct Report {
     /// Objects that are not what was written, one line each.
     pub damaged_objects: Vec<String>,
+    /// Objects that cannot be read and that nothing needs, one line each: what an interrupted job left, an
+    /// index that the packs replace, files of others.
+    pub leftovers: Vec<String>,
     /// What that hurts.
     pub hurt: Vec<Hurt>,
     /// Chunks that no pack has, though an image names them.
@@ -58,7 +61,7 @@ pub struct Hurt {
 }
 
 impl Report {
-    /// Nothing is missing and nothing is damaged.
+    /// Nothing is missing and nothing is damaged. Leftovers are no damage.
     #[must_use]
     pub fn is_sound(&self) -> bool {
         self.damaged_objects.is_empty() && self.hurt.is_empty() && self.missing_chunks == 0 && self.damaged_chunks == 0
@@ -87,6 +90,10 @@ impl Report {
 
     fn object(&mut self, error: &Error) {
         self.damaged_objects.push(error.to_string());
+    }
+
+    fn leftover(&mut self, error: &Error) {
+        self.leftovers.push(error.to_string());
     }
 }
 
@@ -126,13 +133,16 @@ pub fn verify_repository(
         for object in repository.store().list(kind.folder())? {
             match repository.read_object(kind, &object.name) {
                 Ok(_) | Err(Error::Missing { .. }) => {}
-                Err(error @ Error::Damaged { .. }) => report.object(&error),
+                Err(error @ Error::Damaged { .. }) => report.leftover(&error),
                 Err(error) => return Err(error),
             }
         }
     }
     let (images, damaged) = repository.images()?;
     damaged.iter().for_each(|(_, error)| report.object(error));
+    for (id, _) in repository.unfinished_images()? {
+        report.leftovers.push(format!("image {id} was never finished"));
+    }
     // What was read badly here is bad for every image.
     let bad = verify_packs(repository, depth, memory, progress, &mut report)?;
     for (id, manifest) in &images {
@@ -146,6 +156,12 @@ pub fn verify_repository(
         report.hurt.append(&mut found);
         report.images += 1;
     }
+    // Nobody knows what such a pack holds. If no image misses anything, it is half of a pack that an
+    // interrupted job was about to write.
+    let needed = report.missing_chunks > 0 || !damaged.is_empty();
+    for error in &bad.unreadable {
+        if needed { report.object(error) } else { report.leftover(error) }
+    }
     Ok(report)
 }
 
@@ -154,6 +170,8 @@ pub fn verify_repository(
 struct Bad {
     packs: HashSet<PackId>,
     chunks: HashSet<u128>,
+    /// Packs that no index names and that do not say themselves what is in them.
+    unreadable: Vec<Error>,
 }
 
 /// Looks at every pack of the repository, and at every frame when the data are wanted.
@@ -186,13 +204,11 @@ fn verify_packs(
     })?;
     report.packs = packs.len() as u64;
     for name in &inventory.strangers {
-        report.damaged_objects.push(format!("{name} is no object of a repository"));
+        report.leftovers.push(format!("{name} is no object of a repository"));
     }
-    inventory.damaged_index.iter().for_each(|(_, error)| report.object(error));
-    for (id, error) in &inventory.damaged {
-        report.object(error);
-        bad.packs.insert(*id);
-    }
+    inventory.damaged_index.iter().for_each(|(_, error)| report.leftover(error));
+    bad.packs.extend(inventory.damaged.iter().map(|(id, _)| *id));
+    bad.unreadable.extend(inventory.damaged.into_iter().map(|(_, error)| error));
     if depth != Verify::Presence {
         check_seals(repository, &packs, progress, report, &mut bad)?;
     }

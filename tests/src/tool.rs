@@ -128,6 +128,16 @@ fn shown(command: &Command) -> String {
     words.map(OsStr::to_string_lossy).collect::<Vec<_>>().join(" ")
 }
 
+/// What a tool said; of very much, the beginning and the end.
 fn said(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+    const FIRST: usize = 10;
+    const LAST: usize = 40;
+    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let lines: Vec<&str> = text.lines().collect();
+    match (lines.get(..FIRST), lines.len().checked_sub(LAST).and_then(|from| lines.get(from..))) {
+        (Some(first), Some(last)) if lines.len() > FIRST + LAST => {
+            format!("{}\n[{} more lines]\n{}", first.join("\n"), lines.len() - FIRST - LAST, last.join("\n"))
+        }
+        _ => text,
+    }
 }

@@ -106,11 +106,11 @@ pub fn capture(
     progress.begin(Phase::Planning, 0);
     let session = Session::start(repository, Work::Capture, machine.hostname.as_deref().unwrap_or("unknown"))?;
     let captured = capture_as(repository, &session, machine, created, sources, options, progress);
-    match &captured {
-        Ok(_) => session.end()?,
-        // That the session stays is a courtesy to the next prune; the error of the capture is what counts.
-        Err(_) if progress.stored.load(Ordering::Relaxed) > 0 => drop(session.interrupt()),
-        Err(_) => drop(session.end()),
+    // Who asks from here on, finds packs, or half of a manifest, and wants to know what that is.
+    let left_something = progress.stored.load(Ordering::Relaxed) > 0 || progress.phase() == Some(Phase::Finishing);
+    let ended = if captured.is_err() && left_something { session.interrupt() } else { session.end() };
+    if let (Ok(_), Err(error)) = (&captured, ended) {
+        progress.say(format!("warning: the image is complete, but a prune may wait half an hour for it: {error}"));
     }
     captured
 }
@@ -154,7 +154,8 @@ fn capture_as(
     };
     verify_before_commit(repository, session, &manifest, options, progress)?;
     progress.begin(Phase::Finishing, 0);
-    let id = repository.write_manifest(&manifest)?;
+    let id = session.image().ok_or_else(|| Error::Internal("a capture without an image".into()))?;
+    repository.write_manifest(id, &manifest)?;
     let manifest = repository.manifest(id)?;
     Ok(Captured { id, manifest })
 }

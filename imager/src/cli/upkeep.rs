@@ -139,6 +139,9 @@ fn print_report(report: &Report) {
     for line in &report.damaged_objects {
         println!("damage: {line}");
     }
+    for line in &report.leftovers {
+        println!("leftover, which no image needs: {line}");
+    }
     for hurt in &report.hurt {
         let image = hurt.image.as_deref().unwrap_or("?");
         println!("hurt: image {image}, {}, {}, {}:", hurt.machine, hurt.disk, hurt.place);
@@ -175,6 +178,9 @@ pub(super) fn prune(global: &Global, args: &Prune) -> Result<u8> {
     if global.json {
         print_json(&serde_json::json!({ "type": "pruned", "dry_run": args.dry_run, "result": pruned }));
         return Ok(0);
+    }
+    for warning in &pruned.warnings {
+        println!("warning: {warning}");
     }
     let verb = if args.dry_run { "would free" } else { "freed" };
     println!("{verb} {} of {}, writing {} anew", size(pruned.freed), size(pruned.before), size(pruned.rewritten));

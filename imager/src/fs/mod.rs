@@ -1,6 +1,6 @@
 //! Which bytes of a volume hold live data.
 //!
-//! One folder per file system, one line in [`READERS`]. A reader gets a volume as [`ReadAt`] and says
+//! One folder per file system, one line in `READERS`. A reader gets a volume as [`ReadAt`] and says
 //! what it is and which bytes are in use; it never writes, does no I/O of its own and never panics, on
 //! any input. Must not know: disks, partition tables, repositories.
 //!

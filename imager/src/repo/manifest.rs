@@ -4,6 +4,8 @@
 
 #![forbid(unsafe_code)]
 
+use std::collections::HashSet;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -11,6 +13,7 @@ use super::Repository;
 use super::block_map::Root;
 use super::config::{FORMAT_VERSION, Hex};
 use super::object::Kind;
+use super::pack::SessionId;
 use crate::disk::identity::Identity;
 use crate::error::{Error, Result};
 use crate::extent::Extent;
@@ -137,14 +140,13 @@ pub struct Stats {
 }
 
 impl Repository {
-    /// Writes the manifest and so makes the image visible; returns its id.
+    /// Writes the manifest and so makes the image visible.
     ///
     /// # Errors
     /// What the store says.
-    pub fn write_manifest(&self, manifest: &Manifest) -> Result<ImageId> {
+    pub fn write_manifest(&self, id: ImageId, manifest: &Manifest) -> Result<()> {
         let payload = serde_json::to_vec(manifest).map_err(|error| Error::Internal(error.to_string()))?;
-        let name = self.write_object(Kind::Image, &payload)?;
-        image_id(&name).ok_or_else(|| Error::Internal(format!("{name} is no image's name")))
+        self.replace_object(Kind::Image, &object_name(id), &payload)
     }
 
     /// Reads one manifest.
@@ -152,7 +154,7 @@ impl Repository {
     /// # Errors
     /// [`Error::Damaged`], [`Error::NewerFormat`], or what the store says.
     pub fn manifest(&self, id: ImageId) -> Result<Manifest> {
-        let name = format!("{}/{id}", Kind::Image.folder());
+        let name = object_name(id);
         let payload = self.read_object(Kind::Image, &name)?;
         #[derive(Deserialize)]
         struct Versioned {
@@ -173,7 +175,7 @@ impl Repository {
     /// # Errors
     /// What the store says.
     pub fn forget_image(&self, id: ImageId) -> Result<()> {
-        self.store().delete(&format!("{}/{id}", Kind::Image.folder()))
+        self.store().delete(&object_name(id))
     }
 
     /// The ids of all images.
@@ -184,7 +186,29 @@ impl Repository {
         Ok(self.store().list(Kind::Image.folder())?.iter().filter_map(|object| image_id(&object.name)).collect())
     }
 
-    /// All images, oldest first, and those whose manifests cannot be read.
+    /// Images that a capture was about to make when it ended: there is a manifest, it cannot be read, and the
+    /// capture's session still says that it is at work. With the sessions that say so.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub fn unfinished_images(&self) -> Result<Vec<(ImageId, SessionId)>> {
+        let ids: HashSet<ImageId> = self.image_ids()?.into_iter().collect();
+        let mut unfinished = Vec::new();
+        for session in self.sessions()? {
+            let Some(image) = session.record.and_then(|record| record.image).filter(|id| ids.contains(id)) else {
+                continue;
+            };
+            match self.manifest(image) {
+                Err(Error::Damaged { .. }) => unfinished.push((image, session.id)),
+                Ok(_) | Err(Error::Missing { .. } | Error::NewerFormat { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(unfinished)
+    }
+
+    /// All images, oldest first, and those whose manifests cannot be read. Images that were never finished are
+    /// none.
     ///
     /// # Errors
     /// What the store says.
@@ -198,6 +222,10 @@ impl Repository {
                 Err(error @ (Error::Damaged { .. } | Error::NewerFormat { .. })) => damaged.push((id, error)),
                 Err(error) => return Err(error),
             }
+        }
+        if !damaged.is_empty() {
+            let unfinished: HashSet<ImageId> = self.unfinished_images()?.into_iter().map(|(id, _)| id).collect();
+            damaged.retain(|(id, _)| !unfinished.contains(id));
         }
         images.sort_by_key(|(id, manifest)| (manifest.created, *id));
         Ok((images, damaged))
@@ -232,6 +260,10 @@ impl Repository {
 
 fn no_image(what: String) -> Error {
     Error::NoSuchImage(what)
+}
+
+fn object_name(id: ImageId) -> String {
+    format!("{}/{id}", Kind::Image.folder())
 }
 
 fn image_id(name: &str) -> Option<ImageId> {

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Repository;
 use super::config::{FORMAT_VERSION, Hex};
+use super::manifest::ImageId;
 use super::object::Kind;
 use super::pack::{PackId, SessionId};
 use super::seal::random;
@@ -48,6 +49,10 @@ pub struct SessionRecord {
     pub host: String,
     /// When it began, by that machine's clock.
     pub started: Timestamp,
+    /// The image that a capture will make. While the session is there, a manifest of that name that cannot be
+    /// read is one that was never finished.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageId>,
     /// It ended before its work was done; what it stored waits for the next capture.
     #[serde(default)]
     pub interrupted: bool,
@@ -75,6 +80,16 @@ pub struct Doomed {
     pub waits_for: Vec<SessionId>,
 }
 
+/// What prunes have doomed.
+#[derive(Debug, Default)]
+pub struct DoomedLists {
+    /// The lists, with their object names.
+    pub lists: Vec<(String, Doomed)>,
+    /// Names of lists that cannot be read. A prune deletes nothing before its list was written, so such a list is
+    /// that of a prune that ended there, or was damaged later.
+    pub unreadable: Vec<String>,
+}
+
 /// A session of this process. Ends when [`Session::end`] is called; otherwise its object stays and says
 /// that something was interrupted.
 pub struct Session {
@@ -93,12 +108,17 @@ impl Session {
     /// What the store says.
     pub fn start(repository: &Arc<Repository>, work: Work, host: &str) -> Result<Self> {
         let id = Hex(random()?);
+        let image = match work {
+            Work::Capture => Some(Hex(random()?)),
+            Work::Prune => None,
+        };
         let name = format!("{}/{id}", Kind::Session.folder());
         let record = SessionRecord {
             version: FORMAT_VERSION,
             work,
             host: host.to_owned(),
             started: Timestamp::now(),
+            image,
             interrupted: false,
         };
         let payload = serde_json::to_vec(&record).map_err(|error| Error::Internal(error.to_string()))?;
@@ -115,6 +135,12 @@ impl Session {
             })
             .map_err(|error| Error::Internal(format!("cannot start a thread: {error}")))?;
         Ok(Self { repository: Arc::clone(repository), id, name, record, heart: Some((stop, heart)) })
+    }
+
+    /// The image that it will make; none for a prune.
+    #[must_use]
+    pub fn image(&self) -> Option<ImageId> {
+        self.record.image
     }
 
     /// Announces the session anew, as just before its work becomes visible.
@@ -179,30 +205,50 @@ impl Repository {
         Ok(sessions)
     }
 
-    /// Lists of doomed packs, with their object names.
+    /// Lists of doomed packs.
     ///
     /// # Errors
-    /// What the store says; [`Error::Damaged`].
-    pub fn doomed(&self) -> Result<Vec<(String, Doomed)>> {
-        let mut lists = Vec::new();
+    /// What the store says.
+    pub fn doomed(&self) -> Result<DoomedLists> {
+        let mut found = DoomedLists::default();
         for object in self.store().list(Kind::Doomed.folder())? {
-            let payload = match self.read_object(Kind::Doomed, &object.name) {
+            let list = match self.read_object(Kind::Doomed, &object.name) {
+                Ok(payload) => serde_json::from_slice(&payload).ok(),
                 Err(Error::Missing { .. }) => continue,
-                other => other?,
+                Err(Error::Damaged { .. }) => None,
+                Err(error) => return Err(error),
             };
-            let list = serde_json::from_slice(&payload).map_err(|e| Error::damaged(&object.name, 0, e.to_string()))?;
-            lists.push((object.name, list));
+            match list {
+                Some(list) => found.lists.push((object.name, list)),
+                None => found.unreadable.push(object.name),
+            }
         }
-        Ok(lists)
+        Ok(found)
     }
 
     /// The packs that the capture `session` must not rely on: those that are doomed by a prune that does
     /// not wait for it.
     ///
     /// # Errors
-    /// As [`Repository::doomed`].
+    /// [`Error::Busy`] when a prune is running and its list cannot be read; what the store says.
     pub fn doomed_packs_for(&self, session: SessionId) -> Result<HashSet<PackId>> {
-        let lists = self.doomed()?.into_iter().filter(|(_, list)| !list.waits_for.contains(&session));
-        Ok(lists.flat_map(|(_, list)| list.packs).collect())
+        let DoomedLists { lists, unreadable } = self.doomed()?;
+        if let Some(name) = unreadable.first()
+            && self.has_live_prune(session)?
+        {
+            return Err(Error::Busy(format!("a prune is running, and {name} cannot be read; try again after it")));
+        }
+        let others = lists.into_iter().filter(|(_, list)| !list.waits_for.contains(&session));
+        Ok(others.flat_map(|(_, list)| list.packs).collect())
+    }
+
+    /// Whether a prune runs beside our own session, whose last announcement tells the store's time.
+    fn has_live_prune(&self, own: SessionId) -> Result<bool> {
+        let sessions = self.sessions()?;
+        let now = sessions.iter().find(|found| found.id == own).map(|found| found.modified);
+        Ok(sessions.iter().any(|found| {
+            let is_prune = found.record.as_ref().is_some_and(|record| record.work == Work::Prune);
+            is_prune && now.is_none_or(|now| now.duration_since(found.modified) < STALE_AFTER)
+        }))
     }
 }

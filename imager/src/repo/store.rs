@@ -1,6 +1,6 @@
 //! The storage seam: objects that can be listed, read in parts, put whole and deleted.
 //!
-//! [`ObjectStore`](object_store::ObjectStore) does the work for local directories, and for object stores
+//! The `object_store` crate does the work for local directories, and for object stores
 //! when their features are turned on. Must not know: what is in the objects.
 //!
 //! A put is all or nothing, and durable when it returns: a local directory's file is flushed, renamed

@@ -121,7 +121,7 @@ fn adapt_gpt(
     let mut disk_guid = good.header.disk_guid;
     if ids == Ids::New {
         disk_guid = new_guid()?;
-        let entry_size = usize::try_from(good.header.size_of_partition_entry).map_err(io::Error::other)?;
+        let entry_size = usize::try_from(good.header.part_size).map_err(io::Error::other)?;
         for entry in entries.chunks_exact_mut(entry_size).filter(|entry| gpt::is_used(entry)) {
             put(entry, gpt::UNIQUE_PARTITION_GUID_AT, &new_guid()?.to_bytes_le());
         }
@@ -129,15 +129,15 @@ fn adapt_gpt(
     let mut patches = Vec::new();
     for (place, own) in [(&plan.primary, copies.primary.as_ref().ok()), (&plan.backup, copies.backup_like(good))] {
         let mut header = own.unwrap_or(good).sector.clone();
-        let (first, last) = (good.header.first_usable_lba, plan.last_usable_lba);
+        let (first, last) = (good.header.first_usable, plan.last_usable_lba);
         put(&mut header, gpt::MY_LBA_AT, &place.header_lba.to_le_bytes());
         put(&mut header, gpt::ALTERNATE_LBA_AT, &place.alternate_lba.to_le_bytes());
         put(&mut header, gpt::FIRST_USABLE_LBA_AT, &first.to_le_bytes());
         put(&mut header, gpt::LAST_USABLE_LBA_AT, &last.to_le_bytes());
         put(&mut header, gpt::DISK_GUID_AT, &disk_guid.to_bytes_le());
         put(&mut header, gpt::PARTITION_ENTRY_LBA_AT, &place.entries_lba.to_le_bytes());
-        put(&mut header, gpt::NUMBER_OF_ENTRIES_AT, &good.header.number_of_partition_entries.to_le_bytes());
-        put(&mut header, gpt::SIZE_OF_ENTRY_AT, &good.header.size_of_partition_entry.to_le_bytes());
+        put(&mut header, gpt::NUMBER_OF_ENTRIES_AT, &good.header.num_parts.to_le_bytes());
+        put(&mut header, gpt::SIZE_OF_ENTRY_AT, &good.header.part_size.to_le_bytes());
         gpt::seal(&mut header, &entries);
         patches.push(plan.patch(place.header_lba, header));
         let mut padded = entries.clone();
@@ -184,22 +184,22 @@ impl Plan {
         let sector = u64::from(good.sector_size);
         let last_lba = (target_size / sector).saturating_sub(1);
         let grows = last_lba > copies.last_lba;
-        let entry_sectors = good.header.entries_size().div_ceil(sector);
+        let entry_sectors = good.entries_size().div_ceil(sector);
         let old_backup = copies.backup_like(good).filter(|_| !grows);
         let (backup_lba, backup_entries_lba) = match old_backup {
-            Some(backup) => (backup.header.my_lba, backup.header.partition_entry_lba),
+            Some(backup) => (backup.header.current_lba, backup.header.part_start),
             None => (last_lba, last_lba.checked_sub(entry_sectors).ok_or(TableError::NoRoomAtAll(target_size))?),
         };
         let entries_lba = match &copies.primary {
-            Ok(primary) => primary.header.partition_entry_lba,
+            Ok(primary) => primary.header.part_start,
             Err(_) => gpt::PRIMARY_LBA + 1,
         };
         let before_backup = backup_entries_lba.saturating_sub(1);
         let last_usable_lba = match old_backup {
-            Some(_) => good.header.last_usable_lba,
+            Some(_) => good.header.last_usable,
             None if grows => before_backup,
             // A disk that was cut short has less room than its table says.
-            None => good.header.last_usable_lba.min(before_backup),
+            None => good.header.last_usable.min(before_backup),
         };
         let plan = Self {
             primary: Place { header_lba: gpt::PRIMARY_LBA, alternate_lba: backup_lba, entries_lba },
@@ -224,7 +224,7 @@ impl Plan {
             }
             taken.insert(extent);
         }
-        if good.header.first_usable_lba > self.last_usable_lba {
+        if good.header.first_usable > self.last_usable_lba {
             return Err(TableError::NoRoomAtAll(target_size));
         }
         for partition in good.partitions(&mut Vec::new()) {

@@ -1,11 +1,16 @@
 //! GUID partition tables: two copies of a header and an array of entries, each with its checksum.
 //!
-//! Total functions from bytes to [`Header`] and [`Copy`], and the choice between the copies.
-//! Source: UEFI specification 2.10, section 5.3; field names are the specification's.
+//! Total functions from bytes to [`Header`] and [`struct@Copy`], and the choice between the copies. The `gpt` crate
+//! makes sense of what is checked here first: it knows only headers of 92 bytes and entries of 128, so it
+//! gets these parts of larger ones. Source: UEFI specification 2.10, section 5.3.
 
-use std::io;
+use std::collections::BTreeMap;
+use std::io::{self, Cursor};
 
 use crc::{CRC_32_ISO_HDLC, Crc};
+use gpt::disk::LogicalBlockSize;
+use gpt::header::{Header, read_header_from_arbitrary_device};
+use gpt::partition::{Partition as Entry, PartitionAttributes, file_read_partitions};
 use uuid::Uuid;
 
 use super::{Partition, Role, put, types};
@@ -64,64 +69,51 @@ impl Damage {
     }
 }
 
-/// The fields of a header whose checksum is right. All `lba` count logical sectors.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Header {
-    pub(super) my_lba: u64,
-    pub(super) alternate_lba: u64,
-    pub(super) first_usable_lba: u64,
-    pub(super) last_usable_lba: u64,
-    pub(super) disk_guid: Uuid,
-    pub(super) partition_entry_lba: u64,
-    pub(super) number_of_partition_entries: u32,
-    pub(super) size_of_partition_entry: u32,
-    partition_entry_array_crc32: u32,
+/// Reads the header that fills the sector `lba`.
+fn header_from_bytes(sector: &[u8], lba: u64) -> Result<Header, Damage> {
+    if !sector.starts_with(SIGNATURE) {
+        return Err(Damage::Absent);
+    }
+    if checksum_of_header(sector) != field::le32(sector, HEADER_CRC32_AT) {
+        return Err(Damage::HeaderChecksum);
+    }
+    let header = standard_header(sector).ok_or(Damage::Nonsense("the header is too short"))?;
+    if header.current_lba != lba {
+        return Err(Damage::Misplaced(header.current_lba));
+    }
+    if !(ENTRY_SIZE_MIN..=ENTRY_SIZE_MAX).contains(&header.part_size) || !header.part_size.is_power_of_two() {
+        return Err(Damage::Nonsense("the size of an entry is impossible"));
+    }
+    if entries_size(&header) == 0 || entries_size(&header) > ENTRIES_SIZE_MAX {
+        return Err(Damage::Nonsense("the number of entries is impossible"));
+    }
+    if header.first_usable > header.last_usable {
+        return Err(Damage::Nonsense("the usable sectors end before they begin"));
+    }
+    Ok(header)
 }
 
-impl Header {
-    /// Reads the header that fills the sector `lba`.
-    fn from_bytes(sector: &[u8], lba: u64) -> Result<Self, Damage> {
-        if !sector.starts_with(SIGNATURE) {
-            return Err(Damage::Absent);
-        }
-        if checksum_of_header(sector) != field::le32(sector, HEADER_CRC32_AT) {
-            return Err(Damage::HeaderChecksum);
-        }
-        let header = Self::fields(sector).ok_or(Damage::Nonsense("the header is too short"))?;
-        if header.my_lba != lba {
-            return Err(Damage::Misplaced(header.my_lba));
-        }
-        let entry_size = header.size_of_partition_entry;
-        if !(ENTRY_SIZE_MIN..=ENTRY_SIZE_MAX).contains(&entry_size) || !entry_size.is_power_of_two() {
-            return Err(Damage::Nonsense("the size of an entry is impossible"));
-        }
-        if header.entries_size() == 0 || header.entries_size() > ENTRIES_SIZE_MAX {
-            return Err(Damage::Nonsense("the number of entries is impossible"));
-        }
-        if header.first_usable_lba > header.last_usable_lba {
-            return Err(Damage::Nonsense("the usable sectors end before they begin"));
-        }
-        Ok(header)
-    }
+/// The fields that every header has. A larger one is cut, and gets the checksum of what is left.
+fn standard_header(sector: &[u8]) -> Option<Header> {
+    let mut header = *sector.first_chunk::<HEADER_SIZE_MIN>()?;
+    put(&mut header, HEADER_SIZE_AT, &92u32.to_le_bytes());
+    let checksum = checksum_of_header(&header)?;
+    put(&mut header, HEADER_CRC32_AT, &checksum.to_le_bytes());
+    let disk = [&[0; 512], header.as_slice()].concat();
+    read_header_from_arbitrary_device(&mut Cursor::new(disk), LogicalBlockSize::Lb512).ok()
+}
 
-    fn fields(sector: &[u8]) -> Option<Self> {
-        Some(Self {
-            my_lba: field::le64(sector, MY_LBA_AT)?,
-            alternate_lba: field::le64(sector, ALTERNATE_LBA_AT)?,
-            first_usable_lba: field::le64(sector, FIRST_USABLE_LBA_AT)?,
-            last_usable_lba: field::le64(sector, LAST_USABLE_LBA_AT)?,
-            disk_guid: guid(sector, DISK_GUID_AT)?,
-            partition_entry_lba: field::le64(sector, PARTITION_ENTRY_LBA_AT)?,
-            number_of_partition_entries: field::le32(sector, NUMBER_OF_ENTRIES_AT)?,
-            size_of_partition_entry: field::le32(sector, SIZE_OF_ENTRY_AT)?,
-            partition_entry_array_crc32: field::le32(sector, ENTRIES_CRC32_AT)?,
-        })
-    }
+/// The entries of an array by their numbers, whatever follows the fields that each has.
+fn standard_entries(header: &Header, entries: &[u8]) -> io::Result<BTreeMap<u32, Entry>> {
+    let entry_size = usize::try_from(header.part_size).map_err(io::Error::other)?;
+    let entries: Vec<u8> = entries.chunks_exact(entry_size).flat_map(|entry| entry.iter().take(128)).copied().collect();
+    let header = Header { part_start: 0, part_size: 128, crc32_parts: CRC32.checksum(&entries), ..header.clone() };
+    file_read_partitions(&mut Cursor::new(entries), &header, LogicalBlockSize::Lb512)
+}
 
-    /// Size of the array of entries in bytes.
-    pub(super) fn entries_size(&self) -> u64 {
-        u64::from(self.number_of_partition_entries).saturating_mul(u64::from(self.size_of_partition_entry))
-    }
+/// Size of the array of entries in bytes.
+fn entries_size(header: &Header) -> u64 {
+    u64::from(header.num_parts).saturating_mul(u64::from(header.part_size))
 }
 
 /// Puts the checksums of the entries and of the header itself into a header.
@@ -151,135 +143,104 @@ pub(super) struct Copy {
     pub(super) sector: Vec<u8>,
     /// The bytes of the array, all of it and nothing else.
     pub(super) entries: Vec<u8>,
+    /// Those that are not all zeroes, by their numbers.
+    standard_entries: BTreeMap<u32, Entry>,
     pub(super) sector_size: u32,
 }
 
 impl Copy {
     fn read(disk: &dyn ReadAt, sector_size: u32, lba: u64) -> Result<Self, Damage> {
         let sector = read_sector(disk, sector_size, lba)?;
-        let header = Header::from_bytes(&sector, lba)?;
+        let header = header_from_bytes(&sector, lba)?;
         let offset = header
-            .partition_entry_lba
+            .part_start
             .checked_mul(u64::from(sector_size))
             .ok_or(Damage::Nonsense("the entries lie behind the end of the disk"))?;
-        let size = usize::try_from(header.entries_size()).map_err(io::Error::other)?;
+        let size = usize::try_from(entries_size(&header)).map_err(io::Error::other)?;
         let entries = disk.read_vec(offset, size)?;
-        if CRC32.checksum(&entries) != header.partition_entry_array_crc32 {
+        if CRC32.checksum(&entries) != header.crc32_parts {
             return Err(Damage::EntriesChecksum);
         }
-        Ok(Self { header, sector, entries, sector_size })
+        let standard_entries = standard_entries(&header, &entries)?;
+        Ok(Self { header, sector, entries, standard_entries, sector_size })
     }
 
     /// Do both hold the same partitions on the same disk?
     fn says_the_same_as(&self, other: &Self) -> bool {
         let (a, b) = (&self.header, &other.header);
         a.disk_guid == b.disk_guid
-            && (a.first_usable_lba, a.last_usable_lba) == (b.first_usable_lba, b.last_usable_lba)
-            && (a.number_of_partition_entries, a.size_of_partition_entry)
-                == (b.number_of_partition_entries, b.size_of_partition_entry)
+            && (a.first_usable, a.last_usable) == (b.first_usable, b.last_usable)
+            && (a.num_parts, a.part_size) == (b.num_parts, b.part_size)
             && self.entries == other.entries
+    }
+
+    /// Size of the array of entries in bytes.
+    pub(super) fn entries_size(&self) -> u64 {
+        entries_size(&self.header)
     }
 
     /// The header's sector, and the sectors that hold the entries.
     pub(super) fn structures(&self) -> [Extent; 2] {
         let sector = u64::from(self.sector_size);
-        let entries = self.header.entries_size().next_multiple_of(sector);
+        let entries = self.entries_size().next_multiple_of(sector);
         [
-            Extent::new(self.header.my_lba.saturating_mul(sector), sector),
-            Extent::new(self.header.partition_entry_lba.saturating_mul(sector), entries),
+            Extent::new(self.header.current_lba.saturating_mul(sector), sector),
+            Extent::new(self.header.part_start.saturating_mul(sector), entries),
         ]
     }
 
     /// The partitions, in the order of the entries.
     pub(super) fn partitions(&self, warnings: &mut Vec<String>) -> Vec<Partition> {
-        let entry_size = usize::try_from(self.header.size_of_partition_entry).unwrap_or(usize::MAX);
         let mut partitions = Vec::new();
-        for (number, bytes) in (1..).zip(self.entries.chunks_exact(entry_size)) {
-            let Some(entry) = Entry::from_bytes(bytes).filter(|_| is_used(bytes)) else { continue };
-            let usable = self.header.first_usable_lba..=self.header.last_usable_lba;
-            if !usable.contains(&entry.starting_lba) || !usable.contains(&entry.ending_lba) {
+        for (&number, entry) in self.standard_entries.iter().filter(|(_, entry)| entry.is_used()) {
+            let usable = self.header.first_usable..=self.header.last_usable;
+            if !usable.contains(&entry.first_lba) || !usable.contains(&entry.last_lba) {
                 warnings.push(format!("partition {number} lies outside of the sectors that the GPT says are usable"));
             }
-            match entry.extent(self.sector_size) {
+            match extent(entry, self.sector_size) {
                 None => warnings.push(format!(
                     "partition {number} is left out: it reaches from sector {} to {}",
-                    entry.starting_lba, entry.ending_lba
+                    entry.first_lba, entry.last_lba
                 )),
-                Some(extent) => partitions.push(entry.partition(number, extent)),
+                Some(extent) => partitions.push(partition(number, entry, extent)),
             }
         }
         partitions
     }
 }
 
-/// An element of the array of entries.
-struct Entry {
-    partition_type_guid: Uuid,
-    unique_partition_guid: Uuid,
-    starting_lba: u64,
-    /// The last sector, not the one after it.
-    ending_lba: u64,
-    attributes: u64,
-    partition_name: String,
+/// `None` when it ends before it begins, or ends behind the last byte that 64 bits can count.
+fn extent(entry: &Entry, sector_size: u32) -> Option<Extent> {
+    let sector = u64::from(sector_size);
+    let start = entry.first_lba.checked_mul(sector)?;
+    let end = entry.last_lba.checked_add(1)?.checked_mul(sector)?;
+    (start < end).then(|| Extent::between(start, end))
 }
 
-impl Entry {
-    fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        Some(Self {
-            partition_type_guid: guid(bytes, 0)?,
-            unique_partition_guid: guid(bytes, UNIQUE_PARTITION_GUID_AT)?,
-            starting_lba: field::le64(bytes, 32)?,
-            ending_lba: field::le64(bytes, 40)?,
-            attributes: field::le64(bytes, 48)?,
-            partition_name: name(bytes.get(56..128)?),
-        })
-    }
-
-    /// `None` when it ends before it begins, or ends behind the last byte that 64 bits can count.
-    fn extent(&self, sector_size: u32) -> Option<Extent> {
-        let sector = u64::from(sector_size);
-        let start = self.starting_lba.checked_mul(sector)?;
-        let end = self.ending_lba.checked_add(1)?.checked_mul(sector)?;
-        (start < end).then(|| Extent::between(start, end))
-    }
-
-    fn partition(self, number: u32, extent: Extent) -> Partition {
-        const LEGACY_BIOS_BOOTABLE: u64 = 1 << 2;
-        let type_id = self.partition_type_guid.hyphenated().to_string().to_uppercase();
-        Partition {
-            number,
-            start: extent.start,
-            len: extent.len,
-            role: Role::Primary,
-            type_name: types::gpt_name(&type_id).to_owned(),
-            type_id,
-            id: id_of(self.unique_partition_guid),
-            name: Some(self.partition_name).filter(|name| !name.is_empty()),
-            attributes: self.attributes,
-            bootable: self.attributes & LEGACY_BIOS_BOOTABLE != 0,
-        }
+fn partition(number: u32, entry: &Entry, extent: Extent) -> Partition {
+    let type_id = entry.part_type_guid.guid.hyphenated().to_string().to_uppercase();
+    Partition {
+        number,
+        start: extent.start,
+        len: extent.len,
+        role: Role::Primary,
+        type_name: types::gpt_name(&type_id).to_owned(),
+        type_id,
+        id: id_of(entry.part_guid),
+        name: Some(entry.name.clone()).filter(|name| !name.is_empty()),
+        attributes: entry.flags,
+        bootable: entry.flags & PartitionAttributes::BOOTABLE.bits() != 0,
     }
 }
 
 /// Does this element of the array describe a partition?
 pub(super) fn is_used(entry: &[u8]) -> bool {
-    guid(entry, 0).is_some_and(|partition_type| !partition_type.is_nil())
+    entry.first_chunk::<16>().is_some_and(|type_guid| *type_guid != [0; 16])
 }
 
 /// A GUID as `blkid` prints it; none when it is all zeroes.
 pub(super) fn id_of(guid: Uuid) -> Option<String> {
     (!guid.is_nil()).then(|| guid.hyphenated().to_string())
-}
-
-fn guid(bytes: &[u8], at: usize) -> Option<Uuid> {
-    let bytes = bytes.get(at..)?.first_chunk::<16>()?;
-    Some(Uuid::from_bytes_le(*bytes))
-}
-
-/// UTF-16 up to the first zero.
-fn name(bytes: &[u8]) -> String {
-    let units = bytes.chunks_exact(2).filter_map(|unit| field::le16(unit, 0)).take_while(|&unit| unit != 0);
-    char::decode_utf16(units).map(|c| c.unwrap_or(char::REPLACEMENT_CHARACTER)).collect()
 }
 
 /// What became of the two copies.
@@ -302,7 +263,7 @@ pub(super) fn read_copies(disk: &dyn ReadAt, sector_size: u32) -> Copies {
     let claimed = read_sector(disk, sector_size, PRIMARY_LBA)
         .ok()
         .filter(|sector| sector.starts_with(SIGNATURE))
-        .and_then(|sector| field::le64(&sector, 32));
+        .and_then(|sector| field::le64(&sector, ALTERNATE_LBA_AT));
     let mut places = vec![last_lba];
     if let Some(claimed) = claimed.filter(|&lba| lba != last_lba) {
         places.insert(usize::from(primary.is_err()), claimed);
@@ -340,8 +301,8 @@ impl Copies {
         match (&self.primary, &self.backup) {
             (Ok(primary), Ok(backup)) => {
                 primary.says_the_same_as(backup)
-                    && primary.header.alternate_lba == backup.header.my_lba
-                    && backup.header.alternate_lba == primary.header.my_lba
+                    && primary.header.backup_lba == backup.header.current_lba
+                    && backup.header.backup_lba == primary.header.current_lba
             }
             _ => false,
         }
@@ -362,16 +323,16 @@ impl Copies {
         }
         let Some(chosen) = self.chosen() else { return };
         match &self.backup {
-            Ok(backup) if backup.header.my_lba < self.last_lba => warnings.push(format!(
+            Ok(backup) if backup.header.current_lba < self.last_lba => warnings.push(format!(
                 "the backup GPT is at sector {}, not in the disk's last sector {}: the disk has grown",
-                backup.header.my_lba, self.last_lba
+                backup.header.current_lba, self.last_lba
             )),
             _ => {}
         }
-        if chosen.header.last_usable_lba > self.last_lba {
+        if chosen.header.last_usable > self.last_lba {
             warnings.push(format!(
                 "the GPT is for a disk of at least {} sectors, this one has {}: it was cut short",
-                chosen.header.last_usable_lba.saturating_add(1),
+                chosen.header.last_usable.saturating_add(1),
                 self.last_lba.saturating_add(1)
             ));
         }
@@ -399,7 +360,7 @@ fn last_lba(disk: &dyn ReadAt, sector_size: u32) -> u64 {
 }
 
 fn read_header(disk: &dyn ReadAt, sector_size: u32, lba: u64) -> Result<Header, Damage> {
-    Header::from_bytes(&read_sector(disk, sector_size, lba)?, lba)
+    header_from_bytes(&read_sector(disk, sector_size, lba)?, lba)
 }
 
 fn read_sector(disk: &dyn ReadAt, sector_size: u32, lba: u64) -> io::Result<Vec<u8>> {

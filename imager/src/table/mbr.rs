@@ -5,6 +5,9 @@
 //! `block/partitions/msdos.c` and of libblkid; all numbers of sectors count logical sectors.
 
 use std::collections::HashSet;
+use std::io::Cursor;
+
+use mbrman::{BOOT_ACTIVE, BOOT_INACTIVE, MBRHeader, MBRPartitionEntry};
 
 use super::{Partition, PartitionTable, Role, put, types};
 use crate::extent::{Extent, ExtentSet};
@@ -14,10 +17,9 @@ use crate::read_at::{ReadAt, field};
 pub(super) const SIZE: usize = 512;
 /// Where the disk signature lies.
 pub(super) const DISK_SIGNATURE_AT: usize = 440;
-const ENTRIES_AT: usize = 446;
-const ENTRY_SIZE: usize = 16;
-const BOOT_SIGNATURE_AT: usize = 510;
-const BOOT_SIGNATURE: u16 = 0xAA55;
+/// Where the four entries lie; each begins with its boot indicator.
+const ENTRIES_AT: [usize; 4] = [446, 462, 478, 494];
+const SECTORS_IN_ENTRY_AT: usize = 12;
 /// Linux makes no more partitions than this on a disk.
 const NUMBER_MAX: u32 = 255;
 /// A record can be empty, so that there may be more of them than partitions.
@@ -25,84 +27,75 @@ const RECORDS_MAX: usize = 1024;
 
 const TYPE_PROTECTIVE: u8 = 0xEE;
 
-/// One of the four entries of a boot record.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Entry {
-    pub(super) boot_indicator: u8,
-    pub(super) type_id: u8,
-    /// First sector; relative to the EBR or to the extended partition in an EBR.
-    pub(super) start: u32,
-    /// Number of sectors; 0 for an entry that is not in use.
-    pub(super) sectors: u32,
+/// Linux knows these three; `mbrman` two more.
+fn is_extended(entry: &MBRPartitionEntry) -> bool {
+    matches!(entry.sys, 0x05 | 0x0F | 0x85)
 }
 
-impl Entry {
-    fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        Some(Self {
-            boot_indicator: *bytes.first()?,
-            type_id: *bytes.get(4)?,
-            start: field::le32(bytes, 8)?,
-            sectors: field::le32(bytes, 12)?,
-        })
-    }
-
-    fn is_extended(&self) -> bool {
-        matches!(self.type_id, 0x05 | 0x0F | 0x85)
-    }
-
-    /// The bytes it covers when it counts from the sector `base`. A 32-bit number of sectors of at most
-    /// 64 KiB from a sector on the disk cannot overflow.
-    fn extent(&self, base: u64, sector_size: u32) -> Extent {
-        let sector = u64::from(sector_size);
-        let start = base.saturating_add(u64::from(self.start)).saturating_mul(sector);
-        Extent::new(start, u64::from(self.sectors).saturating_mul(sector))
-    }
+/// The bytes an entry covers when it counts from the sector `base`. A 32-bit number of sectors of at most
+/// 64 KiB from a sector on the disk cannot overflow.
+fn extent(entry: &MBRPartitionEntry, base: u64, sector_size: u32) -> Extent {
+    let sector = u64::from(sector_size);
+    let start = base.saturating_add(u64::from(entry.starting_lba)).saturating_mul(sector);
+    Extent::new(start, u64::from(entry.sectors).saturating_mul(sector))
 }
 
 /// A sector that ends in 55 AA, read as an MBR or EBR.
-#[derive(Clone, Copy, Debug)]
 pub(super) struct BootRecord {
-    /// The disk's 32-bit signature; 0 for none.
-    pub(super) signature: u32,
-    pub(super) entries: [Entry; 4],
+    header: MBRHeader,
+    /// Every boot indicator is one of the two values that exist. In the boot sector of a file system,
+    /// code or text lies there.
+    pub(super) has_boot_indicators: bool,
 }
 
 impl BootRecord {
     /// `None` for anything that does not end in 55 AA, and for AIX' own format.
     pub(super) fn from_bytes(sector: &[u8]) -> Option<Self> {
         const AIX: &[u8] = &[0xC9, 0xC2, 0xD4, 0xC1];
-        if field::le16(sector, BOOT_SIGNATURE_AT) != Some(BOOT_SIGNATURE) || sector.starts_with(AIX) {
+        if sector.starts_with(AIX) {
             return None;
         }
-        let entry = |i: usize| Entry::from_bytes(sector.get(ENTRIES_AT + i * ENTRY_SIZE..)?);
-        Some(Self {
-            signature: field::le32(sector, DISK_SIGNATURE_AT)?,
-            entries: [entry(0)?, entry(1)?, entry(2)?, entry(3)?],
-        })
+        let mut sector = *sector.first_chunk::<SIZE>()?;
+        let mut has_boot_indicators = true;
+        // `mbrman` refuses odd ones everywhere, Linux neither before a GPT nor in an EBR.
+        for at in ENTRIES_AT {
+            let boot_indicator = sector.get_mut(at)?;
+            if !matches!(*boot_indicator, BOOT_INACTIVE | BOOT_ACTIVE) {
+                *boot_indicator = BOOT_INACTIVE;
+                has_boot_indicators = false;
+            }
+        }
+        let header = MBRHeader::read_from(&mut Cursor::new(sector)).ok()?;
+        Some(Self { header, has_boot_indicators })
+    }
+
+    /// The disk's 32-bit signature; 0 for none.
+    pub(super) fn signature(&self) -> u32 {
+        u32::from_le_bytes(self.header.disk_signature)
+    }
+
+    /// All four; those with 0 sectors are not in use. In an EBR they count from it or from the extended partition.
+    pub(super) fn entries(&self) -> [&MBRPartitionEntry; 4] {
+        let header = &self.header;
+        [&header.partition_1, &header.partition_2, &header.partition_3, &header.partition_4]
     }
 
     /// Is there an entry that keeps tools that know no GPT away from the disk?
     pub(super) fn is_protective(&self) -> bool {
-        self.entries.iter().any(|e| e.type_id == TYPE_PROTECTIVE)
+        self.entries().iter().any(|e| e.sys == TYPE_PROTECTIVE)
     }
 
     /// The entries in use that are not protective.
-    pub(super) fn others(&self) -> impl Iterator<Item = &Entry> {
-        self.entries.iter().filter(|e| e.sectors != 0 && e.type_id != 0 && e.type_id != TYPE_PROTECTIVE)
-    }
-
-    /// Every boot indicator is one of the two values that exist. In the boot sector of a file system,
-    /// code or text lies there.
-    pub(super) fn has_boot_indicators(&self) -> bool {
-        self.entries.iter().all(|e| matches!(e.boot_indicator, 0 | 0x80))
+    pub(super) fn others(&self) -> impl Iterator<Item = &MBRPartitionEntry> {
+        self.entries().into_iter().filter(|e| e.sectors != 0 && e.is_used() && e.sys != TYPE_PROTECTIVE)
     }
 
     /// The entries in use look as if a tool had made them for a disk of this many sectors.
     pub(super) fn is_plausible(&self, disk_sectors: u64) -> bool {
         let mut used: Vec<Extent> = Vec::new();
-        for entry in self.entries.iter().filter(|e| e.sectors != 0) {
-            let extent = entry.extent(0, 1);
-            if entry.type_id == 0
+        for entry in self.entries().into_iter().filter(|e| e.sectors != 0) {
+            let extent = extent(entry, 0, 1);
+            if entry.is_unused()
                 || extent.start == 0
                 || extent.end() > disk_sectors
                 || used.iter().any(|e| !e.intersection(extent).is_empty())
@@ -119,9 +112,9 @@ impl BootRecord {
 /// begin where they should.
 pub(super) fn set_protective_size(sector: &mut [u8], sectors: u32) {
     let Some(record) = BootRecord::from_bytes(sector) else { return };
-    for (i, entry) in record.entries.iter().enumerate() {
-        if entry.type_id == TYPE_PROTECTIVE && entry.start == 1 && entry.sectors != u32::MAX {
-            put(sector, ENTRIES_AT + i * ENTRY_SIZE + 12, &sectors.to_le_bytes());
+    for (at, entry) in ENTRIES_AT.into_iter().zip(record.entries()) {
+        if entry.sys == TYPE_PROTECTIVE && entry.starting_lba == 1 && entry.sectors != u32::MAX {
+            put(sector, at + SECTORS_IN_ENTRY_AT, &sectors.to_le_bytes());
         }
     }
 }
@@ -164,36 +157,36 @@ fn is_fat(sector: &[u8]) -> Option<bool> {
 /// Adds the partitions that the MBR lists, and those of its extended partitions, to `table`.
 pub(super) fn read_partitions(disk: &dyn ReadAt, record: &BootRecord, table: &mut PartitionTable) {
     let mut next_logical = 5;
-    for (number, entry) in (1..).zip(&record.entries).filter(|(_, e)| e.sectors != 0) {
-        let extent = entry.extent(0, table.sector_size);
-        let role = if entry.is_extended() { Role::Extended } else { Role::Primary };
-        table.partitions.push(partition(number, entry, extent, role, record.signature));
-        if entry.is_extended() {
+    for (number, entry) in (1..).zip(record.entries()).filter(|(_, e)| e.sectors != 0) {
+        let extent = extent(entry, 0, table.sector_size);
+        let role = if is_extended(entry) { Role::Extended } else { Role::Primary };
+        table.partitions.push(partition(number, entry, extent, role, record.signature()));
+        if is_extended(entry) {
             let chain = Chain::walk(disk, entry, table.sector_size, next_logical);
-            chain.add_to(table, number, extent, record.signature);
+            chain.add_to(table, number, extent, record.signature());
             next_logical = chain.next_number;
         }
     }
 }
 
-fn partition(number: u32, entry: &Entry, extent: Extent, role: Role, signature: u32) -> Partition {
+fn partition(number: u32, entry: &MBRPartitionEntry, extent: Extent, role: Role, signature: u32) -> Partition {
     Partition {
         number,
         start: extent.start,
         len: extent.len,
         role,
-        type_id: format!("0x{:02x}", entry.type_id),
-        type_name: types::mbr_name(entry.type_id).to_owned(),
+        type_id: format!("0x{:02x}", entry.sys),
+        type_name: types::mbr_name(entry.sys).to_owned(),
         id: (signature != 0).then(|| format!("{signature:08x}-{number:02x}")),
         name: None,
         attributes: 0,
-        bootable: entry.boot_indicator == 0x80,
+        bootable: entry.is_active(),
     }
 }
 
 /// What the boot records of an extended partition list.
 struct Chain {
-    logical: Vec<(u32, Entry, Extent)>,
+    logical: Vec<(u32, MBRPartitionEntry, Extent)>,
     /// The sectors of the boot records.
     records: ExtentSet,
     /// The number of the next logical partition.
@@ -207,11 +200,11 @@ impl Chain {
     ///
     /// A data entry counts from its own boot record, a link from the start of the extended partition.
     /// A record may use all four entries, but in the last two, only what fits in is no garbage.
-    fn walk(disk: &dyn ReadAt, extended: &Entry, sector_size: u32, first_number: u32) -> Self {
+    fn walk(disk: &dyn ReadAt, extended: &MBRPartitionEntry, sector_size: u32, first_number: u32) -> Self {
         let mut chain =
             Self { logical: Vec::new(), records: ExtentSet::new(), next_number: first_number, broken: None };
-        let first_sector = u64::from(extended.start);
-        let whole = extended.extent(0, sector_size);
+        let first_sector = u64::from(extended.starting_lba);
+        let whole = extent(extended, 0, sector_size);
         let mut seen = HashSet::new();
         let mut link = Some((first_sector, u64::from(extended.sectors)));
         while let Some((sector, sectors)) = link {
@@ -236,17 +229,18 @@ impl Chain {
                 break;
             };
             chain.records.insert(Extent::new(offset, u64::from(sector_size)));
-            for (i, entry) in record.entries.iter().enumerate().filter(|(_, e)| e.sectors != 0 && !e.is_extended()) {
-                let extent = entry.extent(sector, sector_size);
-                let fits = u64::from(entry.start) + u64::from(entry.sectors) <= sectors
+            let entries = record.entries().into_iter().enumerate();
+            for (i, entry) in entries.filter(|(_, e)| e.sectors != 0 && !is_extended(e)) {
+                let extent = extent(entry, sector, sector_size);
+                let fits = u64::from(entry.starting_lba) + u64::from(entry.sectors) <= sectors
                     && extent.intersection(whole) == extent;
                 if (i < 2 || fits) && chain.next_number <= NUMBER_MAX {
-                    chain.logical.push((chain.next_number, *entry, extent));
+                    chain.logical.push((chain.next_number, entry.clone(), extent));
                     chain.next_number += 1;
                 }
             }
-            let next = record.entries.iter().find(|e| e.sectors != 0 && e.is_extended());
-            link = next.map(|e| (first_sector + u64::from(e.start), u64::from(e.sectors)));
+            let next = record.entries().into_iter().find(|e| e.sectors != 0 && is_extended(e));
+            link = next.map(|e| (first_sector + u64::from(e.starting_lba), u64::from(e.sectors)));
         }
         chain
     }

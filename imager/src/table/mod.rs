@@ -177,7 +177,7 @@ fn read_gpt(disk: &dyn ReadAt, record: &mbr::BootRecord, table: &mut PartitionTa
     for entry in record.others() {
         table.warnings.push(format!(
             "the MBR also lists a partition of type 0x{:02x} at sector {}, {} sectors (hybrid MBR)",
-            entry.type_id, entry.start, entry.sectors
+            entry.sys, entry.starting_lba, entry.sectors
         ));
     }
     table.disk_id = gpt::id_of(copy.header.disk_guid);
@@ -188,11 +188,11 @@ fn read_gpt(disk: &dyn ReadAt, record: &mbr::BootRecord, table: &mut PartitionTa
 
 fn read_mbr(disk: &dyn ReadAt, sector: &[u8], record: &mbr::BootRecord, table: &mut PartitionTable) {
     warn_of_unprotected_gpt(disk, table);
-    if !record.has_boot_indicators() {
+    if !record.has_boot_indicators {
         return;
     }
     let volume = mbr::volume_in(disk, sector);
-    if record.entries.iter().all(|e| e.sectors == 0) {
+    if record.entries().iter().all(|e| e.sectors == 0) {
         // Whoever put these two bytes there, nothing says where data lies.
         if volume.is_none() {
             table.warnings.push("the MBR lists no partitions".to_owned());
@@ -206,7 +206,7 @@ fn read_mbr(disk: &dyn ReadAt, sector: &[u8], record: &mbr::BootRecord, table: &
         table.warnings.push(format!("the boot sector is an MBR, but also looks like that of a volume with {volume}"));
     }
     table.kind = TableKind::Mbr;
-    table.disk_id = (record.signature != 0).then(|| format!("{:08x}", record.signature));
+    table.disk_id = (record.signature() != 0).then(|| format!("{:08x}", record.signature()));
     mbr::read_partitions(disk, record, table);
     table.structures.insert(Extent::new(0, u64::from(table.sector_size)));
 }

@@ -15,6 +15,8 @@ use crate::support::{run, sh};
 
 #[path = "../../fuzz/entries/filesystem.rs"]
 mod filesystem;
+#[path = "../../fuzz/entries/table.rs"]
+mod table;
 
 fn corpus(target: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target)
@@ -33,6 +35,11 @@ fn replay(target: &str, entry: fn(&[u8])) {
 #[test]
 fn filesystem_corpus() {
     replay("filesystem", filesystem::run);
+}
+
+#[test]
+fn table_corpus() {
+    replay("table", table::run);
 }
 
 #[test]

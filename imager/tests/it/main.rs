@@ -2,6 +2,8 @@
 #![expect(clippy::unwrap_used, clippy::panic, unreachable_pub, reason = "tests fail by panicking")]
 
 mod cli;
+mod engine;
+mod faults;
 mod fs_ext;
 mod fs_ext_damage;
 mod fs_ext_journal;

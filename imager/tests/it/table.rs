@@ -423,6 +423,43 @@ fn entries_larger_than_usual_are_read() {
 }
 
 #[test]
+fn headers_larger_than_usual_are_read() {
+    const SIZE: usize = 256;
+    let mut disk = gpt_disk();
+    let partitions = expect(&disk, TableKind::Gpt, &[]).partitions;
+    let crc = crc::Crc::<u32>::new(&crc::CRC_32_ISO_HDLC);
+    for header in [PRIMARY, BACKUP] {
+        let header = &mut disk[header..header + SIZE];
+        header[12..16].copy_from_slice(&256u32.to_le_bytes());
+        header[92..].fill(0xA5);
+        header[16..20].fill(0);
+        let sum = crc.checksum(header);
+        header[16..20].copy_from_slice(&sum.to_le_bytes());
+    }
+    assert_eq!(expect(&disk, TableKind::Gpt, &[]).partitions, partitions);
+    disk[PRIMARY + SIZE - 1] ^= 1;
+    expect(&disk, TableKind::Gpt, &["the primary GPT is damaged (the header's checksum is wrong)"]);
+}
+
+#[test]
+fn odd_boot_indicators_matter_only_in_an_mbr_without_a_gpt() {
+    let mut disk = gpt_disk();
+    let partitions = expect(&disk, TableKind::Gpt, &[]).partitions;
+    disk[446] = 0x41;
+    assert_eq!(expect(&disk, TableKind::Gpt, &[]).partitions, partitions);
+
+    let mut disk = logical_disk();
+    let partitions = expect(&disk, TableKind::Mbr, &[]).partitions;
+    let record = usize::try_from(partitions[0].start).unwrap();
+    for entry in 0..4 {
+        disk[record + 446 + entry * 16] = 0x41;
+    }
+    assert_eq!(expect(&disk, TableKind::Mbr, &[]).partitions, partitions);
+    disk[446] = 0x41;
+    expect(&disk, TableKind::None, &[]);
+}
+
+#[test]
 fn a_boot_sector_of_a_file_system_is_no_mbr() {
     let scripts = [
         "mkfs.fat -F 12 $DISK",

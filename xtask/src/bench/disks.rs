@@ -59,7 +59,7 @@ const ARCHIVES: &[&str] = &["fonts-noto-cjk", "libwine"];
 const WINDOWS: &[&str] = &["libwine", "mingw-w64-x86-64-dev", "gcc-mingw-w64-x86-64-win32-runtime"];
 
 /// What is installed on the second day.
-const NEW: &[&str] = &["supertux-data"];
+const NEW: &[&str] = &["gimp-data"];
 
 const WINDOWS_TYPE: &str = "EBD0A0A2-B9E5-4433-87C0-68B6B72699C7";
 
@@ -99,17 +99,17 @@ impl<'a> Disks<'a> {
         })
     }
 
-    /// The server after a day: about 3 % of its used blocks are others.
+    /// The server after a day: about 4 % of its used blocks are others.
     pub(crate) fn day_later(&self, server: &Path) -> Result<PathBuf> {
         self.made("server-day-2.img", |image| {
             tool::run("cp", [OsStr::new("--sparse=always"), server.as_os_str(), image.as_os_str()])?;
             let disk = Disk::open(image)?;
             let root = Mount::partition(image, disk.partition(ROOT)?, "ext4", "nodiscard", &self.folder.join("root"))?;
             self.packages.unpack(NEW, &root.at.join("home/new"))?;
-            noise(&root.at.join("home/photo.bin"), 2, 20)?;
+            noise(&root.at.join("home/photo.bin"), 2, 16)?;
             rewrite_some(&root.at.join("usr/lib"))?;
             for number in 1..=4 {
-                log(&root.at.join(format!("var/log/app/access.{number}.log")), 10 + number, 6)?;
+                log(&root.at.join(format!("var/log/app/access.{number}.log")), 10 + number, 4)?;
             }
             fs::remove_dir_all(root.at.join("usr/share/doc")).context("the disk is not one of ours")?;
             root.unmount()
@@ -167,7 +167,7 @@ impl<'a> Disks<'a> {
             let disk = Disk::create(image, mib, Table::Gpt, &[Wanted { name: "root", kind: "linux", mib: mib - 2 }])?;
             // Inode tables stay unwritten, as on a real disk of this size in its first days.
             self.on(&disk, 1, "ext4", &["-q", "-E", "nodiscard,lazy_itable_init=1"], |root| {
-                self.packages.unpack(PROGRAMS, root)
+                self.packages.unpack(PROGRAMS.split_at(PROGRAMS.len() / 2).0, root)
             })
         })
     }
@@ -286,12 +286,17 @@ impl<'a> Disks<'a> {
     }
 
     fn fill_windows(&self, windows: &Path, order: Order) -> Result<()> {
+        // Every second program goes again, and leaves a gap before the next.
         let script = "mkdir -p \"$windows/Windows/System32\" \"$windows/Users/Public/sdk\" \"$windows/Temp\"
             cd \"$files\"
-            find . -type f -path '*x86_64-windows*' | sort $sort > \"$files/list\"
-            awk 'NR % 2 == 0' \"$files/list\" | xargs cp --no-preserve=all -t \"$windows/Temp\"; sync
-            xargs cp --no-preserve=all -t \"$windows/Windows/System32\" < \"$files/list\"; sync
-            cp -rL --no-preserve=all usr/x86_64-w64-mingw32/. \"$windows/Users/Public/sdk\"
+            programs=$(find . -type f -path '*x86_64-windows*' | sort)
+            for half in 0:Temp 1:Windows/System32; do
+              awk -v half=\"${half%:*}\" 'NR % 2 == half' <<< \"$programs\" | sort $sort |
+                xargs cp --no-preserve=all -t \"$windows/${half#*:}\"
+              sync --file-system \"$windows\"
+            done
+            find usr/x86_64-w64-mingw32 usr/lib/gcc -type f | tar -cf - --files-from - |
+              tar -xf - -C \"$windows/Users/Public/sdk\" --no-same-owner --no-same-permissions
             rm -r \"$windows/Temp\"";
         let files = self.folder.join("windows");
         self.packages.unpack(WINDOWS, &files)?;
@@ -325,12 +330,12 @@ fn settle(root: &Path) -> Result<()> {
 
 /// Some of the larger files get another second half, in place, as an update that rewrites files does.
 fn rewrite_some(folder: &Path) -> Result<()> {
-    const REWRITTEN_MAX: u64 = 700_000;
+    const REWRITTEN_MAX: u64 = 500_000;
     let listed =
         tool::run("find", [folder.as_os_str(), "-type".as_ref(), "f".as_ref(), "-size".as_ref(), "+400k".as_ref()])?;
     let mut files: Vec<&str> = listed.lines().collect();
     files.sort_unstable();
-    for file in files.iter().step_by(6).take(80) {
+    for file in files.iter().step_by(6).take(60) {
         let mut file = fs::File::options().read(true).write(true).open(file)?;
         let half = file.metadata()?.len() / 2;
         let mut bytes = Vec::new();
