@@ -215,6 +215,13 @@ pub(super) fn key(global: &Global, args: Key) -> Result<u8> {
         }
         Key::List => {
             for (id, slot) in repository.keys()? {
+                let slot = match slot {
+                    Ok(slot) => slot,
+                    Err(error) => {
+                        eprintln!("imager: {id}: {error}");
+                        continue;
+                    }
+                };
                 if global.json {
                     print_json(
                         &serde_json::json!({ "type": "key", "id": id, "label": slot.label, "created": slot.created }),
