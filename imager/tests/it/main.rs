@@ -2,8 +2,10 @@
 #![expect(clippy::unwrap_used, clippy::panic, unreachable_pub, reason = "tests fail by panicking")]
 
 mod cli;
+mod cut_off;
 mod engine;
 mod faults;
+mod flips;
 mod fs_ext;
 mod fs_ext_damage;
 mod fs_ext_journal;
@@ -21,5 +23,6 @@ mod support;
 mod table;
 mod table_adapt;
 mod table_mutation;
+mod together;
 mod volume;
 mod wrong_use;
