@@ -28,9 +28,9 @@ use crate::read_at::field;
 
 /// Bytes that one leaf describes.
 pub const SPAN: u64 = 16 << 20;
-const FANOUT: u64 = 1024;
-const LEAF_RECORD: usize = 40;
-const NODE_RECORD: usize = 36;
+pub(super) const FANOUT: u64 = 1024;
+pub(super) const LEAF_RECORD: usize = 40;
+pub(super) const NODE_RECORD: usize = 36;
 /// The id that stands for zeros.
 pub const ZERO: ChunkId = Hex([0; 32]);
 /// The id that stands for bytes that could not be read.

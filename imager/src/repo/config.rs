@@ -142,8 +142,8 @@ pub struct KeySlot {
 }
 
 /// 4 GiB, sixteen passes: more than any sane slot, little enough not to hang on a hostile one.
-const MEMORY_KIB_MAX: u32 = 4 << 20;
-const PASSES_MAX: u32 = 16;
+pub(super) const MEMORY_KIB_MAX: u32 = 4 << 20;
+pub(super) const PASSES_MAX: u32 = 16;
 
 impl KeySlot {
     /// A slot for `password` with today's cost: 64 MiB, three passes.

@@ -4,6 +4,8 @@
 
 pub mod block_map;
 pub mod config;
+#[cfg(test)]
+mod format_page;
 pub mod frame;
 pub mod index;
 pub mod manifest;

@@ -20,10 +20,10 @@ use super::seal::{MasterSecret, TAG_LEN, random};
 use crate::error::{Error, Result};
 use crate::read_at::field;
 
-const MAGIC: &[u8; 8] = b"LBOAT-1\n";
+pub(super) const MAGIC: &[u8; 8] = b"LBOAT-1\n";
 const HEADER_LEN: usize = 32;
 /// No payload is larger: 1 GiB.
-const PAYLOAD_MAX: u64 = 1 << 30;
+pub(super) const PAYLOAD_MAX: u64 = 1 << 30;
 
 /// What a sealed object holds; each kind has its folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +50,7 @@ impl Kind {
         }
     }
 
-    fn tag(self) -> &'static [u8; 4] {
+    pub(super) fn tag(self) -> &'static [u8; 4] {
         match self {
             Self::Image => b"IMGE",
             Self::Index => b"INDX",

@@ -52,10 +52,10 @@ pub const FOOTER_LEN: usize = 32;
 /// No frame is larger before compression, no chunk either: 64 MiB.
 pub const FRAME_MAX: u32 = 64 << 20;
 /// No directory is larger before compression: 256 MiB.
-const DIRECTORY_MAX: u32 = 256 << 20;
-const HEAD_MAGIC: &[u8; 8] = b"LBPACK1\n";
-const FOOT_MAGIC: &[u8; 8] = b"LBPACKED";
-const DIRECTORY_NONCE: u32 = u32::MAX;
+pub(super) const DIRECTORY_MAX: u32 = 256 << 20;
+pub(super) const HEAD_MAGIC: &[u8; 8] = b"LBPACK1\n";
+pub(super) const FOOT_MAGIC: &[u8; 8] = b"LBPACKED";
+pub(super) const DIRECTORY_NONCE: u32 = u32::MAX;
 
 /// The object name of a pack: 256 folders, so that none grows too large for a file system.
 #[must_use]

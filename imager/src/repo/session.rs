@@ -25,7 +25,7 @@ use super::seal::random;
 use crate::error::{Error, Result};
 use crate::process::ProcessId;
 
-const HEARTBEAT: Duration = Duration::from_secs(60);
+pub(super) const HEARTBEAT: Duration = Duration::from_secs(60);
 /// A capture that was not heard of for so long holds up no prune.
 pub const CAPTURE_STALE_AFTER: SignedDuration = SignedDuration::from_mins(30);
 /// Nor does such a prune. That two are never at work is thrift, not safety, so that it need not be so long.

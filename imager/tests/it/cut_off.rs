@@ -7,7 +7,8 @@ use imager::restore::{Options, ReadBack};
 use imager::table;
 
 use crate::engine::{
-    MemStore, MemTarget, TargetFault, TestDisk, Write, apply, capture, disks, init, restore_options, restore_with, within,
+    MemStore, MemTarget, TargetFault, TestDisk, Write, apply, capture, disks, init, restore_options, restore_with,
+    within,
 };
 use crate::volume::Random;
 
