@@ -182,7 +182,10 @@ fn the_reader_notices_what_is_wrong() {
             let middle = damaged.len() / 2;
             damaged[middle] ^= 4;
             fs::write(&path, &damaged).unwrap();
-            let said = said(name, password, &["restore", "", "0", &text(&format!("{name}-{number}"))]);
+            // With an index nobody reads a pack's own directory.
+            let how: &[&str] = if object.starts_with("./packs/") { &["--without-index"] } else { &[] };
+            let restore = ["restore", "", "0", &text(&format!("{name}-{number}"))];
+            let said = said(name, password, &[how, &restore].concat());
             assert!(!said.contains("not as the format"), "{object}: {said}");
             fs::write(&path, &sound).unwrap();
         }
