@@ -58,14 +58,16 @@ pub fn diff(repository: &Repository, old: &Manifest, new: &Manifest) -> Result<V
         .map(|(before, after)| {
             let old_disk = before.and_then(|number| old.disks.get(number));
             let new_disk = after.and_then(|number| new.disks.get(number));
-            let named = new_disk.map(|disk| (new, after, disk)).or(old_disk.map(|disk| (old, before, disk)));
-            let parts = diff_disk(&mut reader, old_disk, new_disk, &|region: &Region| {
-                named
-                    .map_or_else(String::new, |(manifest, number, _)| manifest.place(number.unwrap_or(0), region.start))
+            let place_in = |manifest: &Manifest, number: Option<usize>, region: &Region| {
+                manifest.place(number.unwrap_or(0), region.start)
+            };
+            let parts = diff_disk(&mut reader, old_disk, new_disk, &|side, region| match side {
+                Side::Old => place_in(old, before, region),
+                Side::New => place_in(new, after, region),
             })?;
             let same_table =
                 old_disk.zip(new_disk).is_some_and(|(old, new)| old.table.partitions == new.table.partitions);
-            let disk = named.map_or_else(String::new, |(_, _, disk)| disk.identity.to_string());
+            let disk = new_disk.or(old_disk).map_or_else(String::new, |disk| disk.identity.to_string());
             Ok(DiskDiff { disk, numbers: (before, after), same_table, parts })
         })
         .collect()
@@ -98,12 +100,19 @@ fn pair(old: &[Option<String>], new: &[Option<String>]) -> Vec<(Option<usize>, O
     pairs
 }
 
+/// Which image a region is of.
+#[derive(Clone, Copy)]
+enum Side {
+    Old,
+    New,
+}
+
 /// Regions are compared by partition; the space outside of partitions by its place.
 fn diff_disk(
     reader: &mut ChunkReader<'_>,
     old: Option<&DiskImage>,
     new: Option<&DiskImage>,
-    place: &dyn Fn(&Region) -> String,
+    place: &dyn Fn(Side, &Region) -> String,
 ) -> Result<Vec<PartDiff>> {
     let regions = |disk: Option<&DiskImage>| disk.map(|disk| disk.regions.clone()).unwrap_or_default();
     let (mut before, after) = (regions(old), regions(new));
@@ -124,10 +133,10 @@ fn diff_disk(
             None => other.partition.is_none() && other.start == region.start,
         };
         let old = before.iter().position(same_part).map(|position| before.remove(position));
-        add(place(region), diff_regions(reader, old.as_ref(), Some(region))?);
+        add(place(Side::New, region), diff_regions(reader, old.as_ref(), Some(region))?);
     }
     for region in &before {
-        add(place(region), diff_regions(reader, Some(region), None)?);
+        add(place(Side::Old, region), diff_regions(reader, Some(region), None)?);
     }
     Ok(parts)
 }

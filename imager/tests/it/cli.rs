@@ -214,7 +214,7 @@ fn disks_and_images_are_drawn_to_the_width_of_the_terminal() {
             let screen = terminal(&imager, columns, &args);
             let widths = screen.lines().filter(|line| line.starts_with(['|', ' ']) && !line.contains(": "));
             // Below that width the numbers alone are too wide.
-            let limit = columns.max(78);
+            let limit = columns.max(80);
             for line in widths {
                 let bar = line.starts_with('|');
                 assert!(line.len() <= if bar { columns - 1 } else { limit }, "{columns}: {line}");
