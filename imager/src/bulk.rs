@@ -72,11 +72,11 @@ pub struct UsedPack {
 
 /// Which frames to read for a set of wants.
 pub struct ReadPlan {
-    /// Sorted by chunk.
+    /// Sorted by chunk and length.
     pub wants: Vec<Want>,
     /// In storage order.
     pub tasks: Vec<FrameTask>,
-    /// Wants whose chunk no usable pack has.
+    /// Wants whose chunk no usable pack has in that length.
     pub missing: Vec<Want>,
     /// Packs that are read from.
     pub packs: Vec<UsedPack>,
@@ -90,7 +90,7 @@ impl ReadPlan {
     /// # Errors
     /// What the store says.
     pub fn new(repository: &Repository, mut wants: Vec<Want>, excluded: &HashSet<PackId>) -> Result<Self> {
-        wants.sort_unstable();
+        wants.sort_unstable_by_key(|want| (want.chunk, want.len, want.place));
         let mut found = vec![false; wants.len()];
         let (mut tasks, mut packs) = (Vec::new(), Vec::new());
         let inventory = repository.for_each_pack(&mut |pack| {
@@ -132,11 +132,13 @@ fn wanted_of_frame(entry: &FrameEntry, wants: &[Want], found: &mut [bool]) -> Ve
     let mut chunks = Vec::new();
     let mut at = 0;
     for chunk in &entry.chunks {
-        let name = short(chunk.id);
-        let first = wants.partition_point(|want| want.chunk < name);
+        // A block map that has another length for a chunk than its frame would have it written over its neighbours.
+        let wanted = (short(chunk.id), chunk.len);
+        let key = |want: &Want| (want.chunk, want.len);
+        let first = wants.partition_point(|want| key(want) < wanted);
         // A chunk that is in several packs is taken from the first.
-        if wants.get(first).is_some_and(|want| want.chunk == name) && found.get(first) == Some(&false) {
-            let count = wants.get(first..).unwrap_or_default().iter().take_while(|want| want.chunk == name).count();
+        if wants.get(first).is_some_and(|want| key(want) == wanted) && found.get(first) == Some(&false) {
+            let count = wants.get(first..).unwrap_or_default().iter().take_while(|want| key(want) == wanted).count();
             found.iter_mut().skip(first).take(count).for_each(|found| *found = true);
             chunks.push(TaskChunk { at, len: chunk.len, wants: first..first + count });
         }

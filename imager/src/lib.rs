@@ -15,6 +15,7 @@ pub mod layout;
 pub mod machine;
 pub mod memory;
 mod parallel;
+pub mod process;
 pub mod progress;
 pub mod prune;
 pub mod read_at;

@@ -19,7 +19,7 @@ use crate::parallel::in_parallel;
 use crate::progress::{Phase, Progress, lock};
 use crate::repo::Repository;
 use crate::repo::block_map::Run;
-use crate::repo::manifest::{ImageId, Manifest};
+use crate::repo::manifest::{ImageId, Manifest, image_id};
 use crate::repo::object::Kind;
 use crate::repo::pack::{FrameEntry, HEADER_LEN, PackId, SessionId, object_name};
 
@@ -136,6 +136,12 @@ pub fn verify_repository(
                 Err(error @ Error::Damaged { .. }) => report.leftover(&error),
                 Err(error) => return Err(error),
             }
+        }
+    }
+    // An image that has lost its name is no image any more, and the next prune takes what only it needs.
+    for object in repository.store().list(Kind::Image.folder())? {
+        if image_id(&object.name).is_none() {
+            report.damaged_objects.push(format!("{} is no object of a repository", object.name));
         }
     }
     let (images, damaged) = repository.images()?;

@@ -16,6 +16,7 @@ pub(crate) const TESTS: &[&str] = &[
     "ovmf",
     "partclone",
     "python3",
+    "python3-pip",
     "qemu-system-x86",
     "qemu-utils",
 ];

@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 use super::Global;
 use crate::error::{Error, Result};
 use crate::repo::Repository;
+use crate::repo::seal::Suite;
 use crate::repo::store::{CrateStore, Store};
 
 /// The store that `location` names.
@@ -27,7 +28,19 @@ pub(super) fn repository(global: &Global) -> Result<Arc<Repository>> {
         .repo
         .as_deref()
         .ok_or_else(|| Error::Usage("which repository? Give it with --repo or in IMAGER_REPO".into()))?;
-    Ok(Arc::new(Repository::open(store(location)?, || password(global, "Password of the repository: "))?))
+    let repository = Repository::open(store(location)?, || password(global, "Password of the repository: "))?;
+    // Whoever can write to the store can put an unencrypted repository in an encrypted one's place, to be given
+    // what must not be read by all.
+    if repository.config().seal == Suite::Blake3 && is_password_given(global) {
+        return Err(Error::Usage(format!(
+            "a password was given, but the repository {location} is not encrypted: everybody who gets at it can read it, and forge it. If it is meant to be like that, give no password"
+        )));
+    }
+    Ok(Arc::new(repository))
+}
+
+fn is_password_given(global: &Global) -> bool {
+    global.password_file.is_some() || std::env::var_os("IMAGER_PASSWORD").is_some()
 }
 
 /// The password, from a file, the environment or the terminal.

@@ -229,6 +229,13 @@ pub(super) fn key(global: &Global, args: Key) -> Result<u8> {
                 println!("the repository is not encrypted: there are no passwords");
             }
             for (id, slot) in repository.keys()? {
+                let slot = match slot {
+                    Ok(slot) => slot,
+                    Err(error) => {
+                        eprintln!("imager: {id}: {error}");
+                        continue;
+                    }
+                };
                 if global.json {
                     print_json(
                         &serde_json::json!({ "type": "key", "id": id, "label": slot.label, "created": slot.created }),

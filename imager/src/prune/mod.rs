@@ -25,7 +25,7 @@ use crate::repo::config::FORMAT_VERSION;
 use crate::repo::index::{IndexedPack, Inventory};
 use crate::repo::object::Kind;
 use crate::repo::pack::{PackId, SessionId, object_name};
-use crate::repo::session::{Doomed, FoundSession, STALE_AFTER, Session, Work};
+use crate::repo::session::{Doomed, FoundSession, PRUNE_STALE_AFTER, Session, Work};
 
 /// How much a prune does.
 #[derive(Clone, Copy, Debug)]
@@ -100,7 +100,11 @@ fn prune_as(
     let now = store_time(repository, session)?;
     let others = other_sessions(repository, session, now)?;
     if let Some(other) = others.iter().find(|other| other.is_prune && other.is_live) {
-        return Err(Error::Busy(format!("another prune is running on {}", other.host)));
+        return Err(Error::Busy(format!(
+            "another prune is running on {}, or was cut off there less than {} minutes ago",
+            other.host,
+            PRUNE_STALE_AFTER.as_mins()
+        )));
     }
     if options.dry_run == DryRun::No {
         forget_unfinished(repository, &others)?;
@@ -204,13 +208,11 @@ fn store_time(repository: &Repository, session: &Session) -> Result<Timestamp> {
 fn other_sessions(repository: &Repository, session: &Session, now: Timestamp) -> Result<Vec<Other>> {
     let others = repository.sessions()?.into_iter().filter(|found| found.id != session.id);
     Ok(others
-        .map(|FoundSession { id, record, modified }| {
-            let age = now.duration_since(modified);
-            let host = record.as_ref().map_or_else(|| "an unknown machine".to_owned(), |record| record.host.clone());
-            // One that cannot be read is taken for a capture.
-            let is_prune = record.as_ref().is_some_and(|record| record.work == Work::Prune);
-            let is_over = record.is_some_and(|record| record.interrupted);
-            Other { id, host, is_prune, is_live: age < STALE_AFTER && !is_over, age }
+        .map(|found| {
+            let (is_prune, is_live) = (found.is_prune(), found.is_live(now));
+            let FoundSession { id, record, modified } = found;
+            let host = record.map_or_else(|| "an unknown machine".to_owned(), |record| record.host);
+            Other { id, host, is_prune, is_live, age: now.duration_since(modified) }
         })
         .collect())
 }

@@ -14,7 +14,8 @@
 //!
 //! An id of 32 zero bytes stands for zeros, one of 32 bytes 0xFF for bytes that could not be read. What no
 //! record covers was not in use. A child that would have no records is left out. Integers are little
-//! endian. Must not know: packs, frames, disks.
+//! endian. Chunks are at most 16 MiB, since no record crosses the end of its span. Must not know: packs, frames,
+//! disks.
 
 #![forbid(unsafe_code)]
 
@@ -426,6 +427,31 @@ mod tests {
         fn any_bytes_are_records_or_an_error(bytes: Vec<u8>, len: u64) {
             let _ = leaf_records(&bytes, 0, len);
             let _ = node_children(&bytes);
+        }
+
+        #[test]
+        fn a_changed_map_gives_records_in_their_places_or_an_error(
+            node in 0usize..5, at in 0usize..200, value: u8, cut in 0usize..300, region_len in 0u64..4 * SPAN,
+        ) {
+            let chunk = |n: u8| Run::Chunk(Hex([n; 32]));
+            let runs = [(0, 4096, chunk(1)), (8192, SPAN, Run::Zero), (2 * SPAN, 512, Run::Unreadable),
+                (3 * SPAN - 512, 512, chunk(2)), (3 * SPAN, 4096, chunk(3))];
+            let (root, mut memory) = build(4 * SPAN, &runs);
+            let mut ids: Vec<[u8; 32]> = memory.nodes.keys().copied().collect();
+            ids.sort_unstable();
+            let bytes = memory.nodes.get_mut(&ids[node]).unwrap();
+            if let Some(byte) = bytes.get_mut(at) {
+                *byte = value;
+            }
+            bytes.truncate(cut);
+            let root = Root { id: root.unwrap().id, height: height_for(region_len) };
+            let _ = walk(root, region_len, &mut memory);
+            let mut end = 0;
+            for record in &memory.records {
+                prop_assert!(record.start >= end && record.len > 0, "{record:?} after {end}");
+                end = record.start + u64::from(record.len);
+            }
+            prop_assert!(end <= region_len);
         }
 
         #[test]

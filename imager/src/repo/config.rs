@@ -205,22 +205,30 @@ pub fn to_lines<T: Serialize>(value: &T) -> Result<Bytes> {
 /// # Errors
 /// [`Error::Damaged`] when the hash does not fit, [`Error::NewerFormat`] for a version from the future.
 pub fn from_lines<T: DeserializeOwned>(object: &str, bytes: &[u8]) -> Result<(T, Vec<u8>)> {
-    #[derive(Deserialize)]
-    struct Versioned {
-        version: u64,
-    }
     let damaged = |what: &str| Error::damaged(object, 0, what);
     let text = std::str::from_utf8(bytes).map_err(|_| damaged("not text"))?;
     let (json, rest) = text.split_once('\n').ok_or_else(|| damaged("no line end"))?;
     if rest != format!("{}\n", blake3::hash(json.as_bytes())) {
         return Err(damaged("the checksum in its second line does not fit"));
     }
-    let Versioned { version } = serde_json::from_str(json).map_err(|error| damaged(&error.to_string()))?;
+    Ok((from_json(object, json.as_bytes())?, json.as_bytes().to_vec()))
+}
+
+/// Parses JSON that has a version, which is looked at first: what else a newer one has, nobody knows.
+///
+/// # Errors
+/// [`Error::Damaged`], [`Error::NewerFormat`] for a version from the future.
+pub fn from_json<T: DeserializeOwned>(object: &str, json: &[u8]) -> Result<T> {
+    #[derive(Deserialize)]
+    struct Versioned {
+        version: u64,
+    }
+    let damaged = |error: serde_json::Error| Error::damaged(object, 0, error.to_string());
+    let Versioned { version } = serde_json::from_slice(json).map_err(damaged)?;
     if version > FORMAT_VERSION {
         return Err(Error::NewerFormat { object: object.to_owned(), found: version, known: FORMAT_VERSION });
     }
-    let value = serde_json::from_str(json).map_err(|error| damaged(&error.to_string()))?;
-    Ok((value, json.as_bytes().to_vec()))
+    serde_json::from_slice(json).map_err(damaged)
 }
 
 impl Config {
@@ -237,5 +245,109 @@ impl Config {
             return Err(Error::damaged(CONFIG, 0, "the way of sealing and the public secret do not fit together"));
         }
         Ok((config, line))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn config() -> Bytes {
+        let chunks = ChunkSizes::around(64 << 10).unwrap();
+        let (id, public_secret) = (Hex([1; 16]), Some(Hex([2; 32])));
+        let created = Timestamp::UNIX_EPOCH;
+        to_lines(&Config { version: FORMAT_VERSION, id, created, seal: Suite::Blake3, public_secret, chunks }).unwrap()
+    }
+
+    /// A line of JSON with the checksum that belongs to it.
+    fn lines(json: &str) -> String {
+        format!("{json}\n{}\n", blake3::hash(json.as_bytes()))
+    }
+
+    #[test]
+    fn every_flipped_bit_and_every_truncation_is_noticed() {
+        let object = config().to_vec();
+        assert!(Config::from_bytes(&object).is_ok());
+        for bit in 0..object.len() * 8 {
+            let mut damaged = object.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert!(Config::from_bytes(&damaged).is_err(), "bit {bit}");
+        }
+        for len in 0..object.len() {
+            assert!(Config::from_bytes(&object[..len]).is_err(), "length {len}");
+        }
+        assert!(Config::from_bytes(&[object.as_slice(), b"\n"].concat()).is_err());
+    }
+
+    #[test]
+    fn a_newer_version_is_not_damage() {
+        let newer = lines(r#"{"version":2,"seal":"something new"}"#);
+        assert!(matches!(Config::from_bytes(newer.as_bytes()), Err(Error::NewerFormat { found: 2, .. })));
+    }
+
+    #[test]
+    fn a_config_that_contradicts_itself_is_damage() {
+        let text = String::from_utf8(config().to_vec()).unwrap();
+        let json = text.lines().next().unwrap();
+        assert!(Config::from_bytes(lines(json).as_bytes()).is_ok());
+        for (what, with) in [
+            (r#""blake3""#, r#""aes256-gcm""#),
+            (r#""public_secret":"#, r#""other":"#),
+            ("16384", "0"),
+            ("65536", "65537"),
+            ("65536", "4294967295"),
+            (r#""id":"01"#, r#""id":"0"#),
+            (r#""id":"01"#, r#""id":"0G"#),
+        ] {
+            assert!(json.contains(what), "{what}");
+            let changed = lines(&json.replace(what, with));
+            assert!(matches!(Config::from_bytes(changed.as_bytes()), Err(Error::Damaged { .. })), "{with}");
+        }
+    }
+
+    #[test]
+    fn a_key_slot_that_costs_too_much_is_refused() {
+        let secret = MasterSecret::new(Suite::Aes256Gcm, [7; 32], [1; 16]);
+        let slot = KeySlot::seal(b"password", "", &secret, b"config").unwrap();
+        assert_eq!(*slot.open(b"password", b"config").unwrap().unwrap(), [7; 32]);
+        assert!(slot.open(b"passwort", b"config").unwrap().is_none());
+        assert!(slot.open(b"password", b"another config").unwrap().is_none());
+        for (memory_kib, passes, lanes) in [
+            (u32::MAX, 1, 1),
+            (MEMORY_KIB_MAX + 1, 1, 1),
+            (8, u32::MAX, 1),
+            (8, 0, 1),
+            (0, 1, 1),
+            (8, 1, 0),
+            (8, 1, 2),
+            (8, 1, u32::MAX),
+        ] {
+            let hostile = KeySlot { memory_kib, passes, lanes, ..slot.clone() };
+            let opened = hostile.open(b"password", b"config");
+            assert!(matches!(opened, Err(Error::Damaged { .. })), "{memory_kib} {passes} {lanes}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_config_or_an_error(bytes: Vec<u8>, json: String) {
+            prop_assert!(Config::from_bytes(&bytes).is_err());
+            prop_assert!(Config::from_bytes(lines(&json).as_bytes()).is_err());
+            prop_assert!(from_lines::<KeySlot>("keys/0", lines(&json).as_bytes()).is_err());
+        }
+
+        #[test]
+        fn changed_json_is_a_config_or_an_error(at in 0usize..260, what in "[-0-9a-z\"{}\\[\\],:.]") {
+            let text = String::from_utf8(config().to_vec()).unwrap();
+            let mut json = text.lines().next().unwrap().to_owned();
+            if at < json.len() {
+                json.replace_range(at..=at, &what);
+            }
+            if let Ok((config, line)) = Config::from_bytes(lines(&json).as_bytes()) {
+                prop_assert!(config.chunks.is_sane());
+                prop_assert_eq!(line, json.into_bytes());
+            }
+        }
     }
 }

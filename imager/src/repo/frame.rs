@@ -48,16 +48,60 @@ pub fn compress(frame: RawFrame, level: i32, recycle: &mut dyn FnMut(Vec<u8>)) -
     })
 }
 
+/// The most that `raw_len` bytes become by compression: zstd's own bound, rounded up.
+#[must_use]
+pub fn coded_len_max(raw_len: u64) -> u64 {
+    raw_len.saturating_add(raw_len / 256).saturating_add(64)
+}
+
+/// Decompresses what claims to have `raw_len` bytes. A claim that the machine has no memory for is an error, and
+/// memory that nothing is decompressed into is never touched.
+///
+/// # Errors
+/// When it is not zstd, when it has another length, when there is no memory.
+pub fn decompress_all(data: &[u8], raw_len: u64) -> io::Result<Vec<u8>> {
+    let no_memory = || io::Error::other(format!("{raw_len} bytes are too many for this machine"));
+    let len = usize::try_from(raw_len).map_err(|_| no_memory())?;
+    let mut out = Vec::new();
+    out.try_reserve_exact(len).map_err(|_| no_memory())?;
+    with_decompressor(|decompressor| decompressor.decompress_to_buffer(data, &mut out))?;
+    if out.len() == len { Ok(out) } else { Err(io::Error::other("it has another length than it claims")) }
+}
+
 /// Decompresses into `out`, never beyond it; gives the length.
 ///
 /// # Errors
 /// When it is not one zstd frame, or larger than `out`.
 pub fn decompress(data: &[u8], out: &mut [u8]) -> io::Result<usize> {
-    DECOMPRESSOR.with_borrow_mut(|slot| {
-        let decompressor = match slot {
-            Some(kept) => kept,
-            None => slot.insert(zstd::bulk::Decompressor::new()?),
-        };
-        decompressor.decompress_to_buffer(data, out)
+    with_decompressor(|decompressor| decompressor.decompress_to_buffer(data, out))
+}
+
+fn with_decompressor<T>(work: impl FnOnce(&mut zstd::bulk::Decompressor<'static>) -> io::Result<T>) -> io::Result<T> {
+    DECOMPRESSOR.with_borrow_mut(|slot| match slot {
+        Some(kept) => work(kept),
+        None => work(slot.insert(zstd::bulk::Decompressor::new()?)),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bound_is_no_lower_than_zstds() {
+        for len in (0..300_000).step_by(37).chain([1 << 20, 64 << 20, 1 << 30]) {
+            let bound = zstd::zstd_safe::compress_bound(usize::try_from(len).unwrap());
+            assert!(coded_len_max(len) >= bound as u64, "{len}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_claim_is_an_error() {
+        let data = zstd::bulk::compress(&[5; 1000], 3).unwrap();
+        assert_eq!(decompress_all(&data, 1000).unwrap(), [5; 1000]);
+        for claim in [0, 999, 1001, 1 << 30, u64::MAX] {
+            assert!(decompress_all(&data, claim).is_err(), "{claim}");
+        }
+        assert!(decompress_all(b"no zstd", 7).is_err());
+    }
 }

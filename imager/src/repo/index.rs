@@ -19,7 +19,8 @@ use jiff::Timestamp;
 use super::Repository;
 use super::config::Hex;
 use super::object::Kind;
-use super::pack::{Directory, PackId};
+use super::pack::{Directory, FOOTER_LEN, PackId};
+use super::seal::TAG_LEN;
 use crate::error::{Error, Result};
 use crate::read_at::field;
 
@@ -53,7 +54,13 @@ impl IndexedPack {
         let (directory, rest) = rest.split_at_checked(usize::try_from(field::le32(head, 24)?).ok()?)?;
         let id = Hex(head.get(..16)?.try_into().ok()?);
         let directory = Directory::from_bytes(directory)?;
-        Some((Self { id, size: field::le64(head, 16)?, directory }, rest))
+        let pack = Self { id, size: field::le64(head, 16)?, directory };
+        pack.fits().then_some((pack, rest))
+    }
+
+    /// Whether the frames lie within the pack, with room for its directory and footer.
+    fn fits(&self) -> bool {
+        self.directory.frames_end().saturating_add((TAG_LEN + FOOTER_LEN) as u64) < self.size
     }
 }
 
@@ -204,11 +211,11 @@ impl Repository {
     }
 }
 
-/// Does something that reads an image; once more when a pack was gone, which is what a prune beside it does to
-/// whoever has an old index.
+/// Does something that reads an image; anew, twice at most, when a pack was gone, which is what a prune beside it
+/// does to whoever has an old index.
 ///
 /// # Errors
-/// What `work` says the third time.
+/// What `work` says the last time.
 pub fn with_fresh_index<T>(mut work: impl FnMut() -> Result<T>) -> Result<T> {
     for _ in 0..2 {
         match work() {
@@ -217,4 +224,62 @@ pub fn with_fresh_index<T>(mut work: impl FnMut() -> Result<T>) -> Result<T> {
         }
     }
     work()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::repo::pack::{ChunkEntry, Codec, Content, FrameEntry};
+    use proptest::prelude::*;
+
+    fn pack(id: u8, stored_len: u32, size: u64) -> IndexedPack {
+        let chunks = vec![ChunkEntry { id: Hex([id; 32]), len: 8192 }];
+        let frame = FrameEntry { stored_len, raw_len: 8192, codec: Codec::Zstd, content: Content::Data, chunks };
+        IndexedPack { id: Hex([id; 16]), size, directory: Directory { session: Hex([3; 16]), frames: vec![frame] } }
+    }
+
+    fn payload(packs: &[IndexedPack]) -> Vec<u8> {
+        let mut payload = Vec::new();
+        packs.iter().for_each(|pack| pack.append_to(&mut payload));
+        payload
+    }
+
+    #[test]
+    fn packs_come_back() {
+        let packs = [pack(1, 200, 500), pack(2, 300, 397)];
+        assert_eq!(packs_from_payload(&payload(&packs)).unwrap(), packs);
+        assert_eq!(packs_from_payload(&[]).unwrap(), []);
+    }
+
+    #[test]
+    fn frames_behind_the_end_of_their_pack_are_refused() {
+        // Header, one frame, an empty directory's tag, footer.
+        let least = 32 + 200 + 16 + 32;
+        assert!(packs_from_payload(&payload(&[pack(1, 200, least + 1)])).is_some());
+        for size in [0, 232, least] {
+            assert_eq!(packs_from_payload(&payload(&[pack(1, 200, size)])), None, "{size}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_an_index_or_none(bytes: Vec<u8>) {
+            if let Some(packs) = packs_from_payload(&bytes) {
+                prop_assert_eq!(payload(&packs), bytes);
+            }
+        }
+
+        #[test]
+        fn a_changed_index_is_an_index_or_none(at in 0usize..160, value: u8, len in 0usize..200) {
+            let mut bytes = payload(&[pack(1, 200, 500), pack(2, 300, 500)]);
+            if let Some(byte) = bytes.get_mut(at) {
+                *byte = value;
+            }
+            bytes.truncate(len);
+            if let Some(packs) = packs_from_payload(&bytes) {
+                prop_assert!(packs.iter().all(IndexedPack::fits));
+                prop_assert_eq!(payload(&packs), bytes);
+            }
+        }
+    }
 }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Repository;
 use super::block_map::Root;
-use super::config::{FORMAT_VERSION, Hex};
+use super::config::{Hex, from_json};
 use super::object::Kind;
 use super::pack::SessionId;
 use crate::disk::identity::Identity;
@@ -155,19 +155,7 @@ impl Repository {
     /// [`Error::Damaged`], [`Error::NewerFormat`], or what the store says.
     pub fn manifest(&self, id: ImageId) -> Result<Manifest> {
         let name = object_name(id);
-        let payload = self.read_object(Kind::Image, &name)?;
-        #[derive(Deserialize)]
-        struct Versioned {
-            version: u64,
-        }
-        let damaged = |error: serde_json::Error| Error::damaged(&name, 0, error.to_string());
-        let Versioned { version } = serde_json::from_slice(&payload).map_err(damaged)?;
-        if version > FORMAT_VERSION {
-            return Err(Error::NewerFormat { object: name, found: version, known: FORMAT_VERSION });
-        }
-        let manifest: Manifest = serde_json::from_slice(&payload).map_err(damaged)?;
-        manifest.check().map_err(|what| Error::damaged(&name, 0, what))?;
-        Ok(manifest)
+        Manifest::from_json(&name, &self.read_object(Kind::Image, &name)?)
     }
 
     /// Removes an image. What only it needed stays until the next prune.
@@ -266,25 +254,47 @@ fn object_name(id: ImageId) -> String {
     format!("{}/{id}", Kind::Image.folder())
 }
 
-fn image_id(name: &str) -> Option<ImageId> {
+/// The id of the image that the object `name` is.
+#[must_use]
+pub fn image_id(name: &str) -> Option<ImageId> {
     name.strip_prefix(Kind::Image.folder())?.strip_prefix('/')?.parse().ok()
 }
 
+/// Bytes that the disks of an image have together, at most: no position overflows.
+pub const DISK_BYTES_MAX: u64 = i64::MAX.cast_unsigned();
+
 impl Manifest {
-    /// Regions are ascending, disjoint and within their disk.
+    /// Parses and checks the payload of the image object `name`.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`], [`Error::NewerFormat`].
+    pub fn from_json(name: &str, payload: &[u8]) -> Result<Self> {
+        let manifest: Self = from_json(name, payload)?;
+        manifest.check().map_err(|what| Error::damaged(name, 0, what))?;
+        Ok(manifest)
+    }
+
+    /// Regions are ascending, disjoint and within their disk and their partition.
     fn check(&self) -> Result<(), String> {
+        let total = self.disks.iter().try_fold(0u64, |sum, disk| sum.checked_add(disk.size));
+        if total.is_none_or(|total| total > DISK_BYTES_MAX) {
+            return Err("its disks are larger than disks can be".to_owned());
+        }
         for (number, disk) in self.disks.iter().enumerate() {
             let mut at = 0;
             for region in &disk.regions {
-                let end = region.start.checked_add(region.len).filter(|&end| end <= disk.size);
-                match end {
-                    Some(end) if region.start >= at => at = end,
-                    _ => {
-                        return Err(format!(
-                            "disk {number} has a region outside of its place at byte {}",
-                            region.start
-                        ));
-                    }
+                let place = Extent::new(region.start, region.len);
+                if region.start < at || region.start.checked_add(region.len).is_none_or(|end| end > disk.size) {
+                    return Err(format!("disk {number} has a region outside of its place at byte {}", region.start));
+                }
+                at = place.end();
+                // Whoever restores one partition must not be made to write another.
+                let partition = region.partition.map(|n| disk.table.partitions.iter().find(|p| p.number == n));
+                if partition.is_some_and(|p| p.is_none_or(|p| p.extent().intersection(place) != place)) {
+                    return Err(format!(
+                        "disk {number} has a region outside of its partition at byte {}",
+                        region.start
+                    ));
                 }
             }
         }
@@ -315,6 +325,117 @@ impl Manifest {
             Some(Volume { partition: Some(number), kind, .. }) => format!("partition {number} ({kind})"),
             Some(Volume { kind, .. }) => format!("the whole disk ({kind})"),
             None => "outside of the partitions".to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    /// One disk of 100 MiB with two partitions, as a capture writes it.
+    fn sample() -> Value {
+        let region = |start: u64, len: u64, partition: Option<u32>| {
+            let root = json!({ "id": "ab".repeat(32), "height": u32::from(len > 16 << 20) });
+            json!({ "start": start << 20, "len": len << 20, "partition": partition, "root": root })
+        };
+        let partition = |number: u32, start: u64, len: u64| {
+            json!({
+                "number": number, "start": start << 20, "len": len << 20, "role": "primary", "type_id": "0x83",
+                "type_name": "Linux", "id": null, "name": null, "attributes": 0, "bootable": false
+            })
+        };
+        json!({
+            "version": 1, "tool": "test", "created": "2026-01-02T03:04:05Z", "finished": "2026-01-02T03:05:00Z",
+            "machine_id": "unknown", "machine": { "firmware": "bios", "memory": 0, "cpus": 1, "nics": [] },
+            "disks": [{
+                "identity": {
+                    "path": "/dev/sda", "size": 100 << 20, "logical_sector": 512, "physical_sector": 512,
+                    "removable": false, "read_only": false
+                },
+                "size": 100 << 20, "sector_size": 512, "all_sectors": false, "volumes": [], "unreadable": [],
+                "table": {
+                    "kind": "mbr", "sector_size": 512, "disk_id": null, "warnings": [],
+                    "structures": [{ "start": 0, "len": 512 }],
+                    "partitions": [partition(1, 1, 9), partition(2, 10, 90)]
+                },
+                "regions": [region(0, 1, None), region(1, 9, Some(1)), region(10, 90, Some(2))],
+            }],
+            "stats": { "read": 0, "zero": 0, "known": 0, "new": 0, "stored": 0, "chunks": 0, "new_chunks": 0 },
+        })
+    }
+
+    fn parse(manifest: &Value) -> Result<Manifest> {
+        Manifest::from_json("images/test", manifest.to_string().as_bytes())
+    }
+
+    #[test]
+    fn fields_that_may_be_absent_may_and_unknown_ones_too() {
+        let mut manifest = sample();
+        assert_eq!(parse(&manifest).unwrap().disks[0].regions.len(), 3);
+        manifest["from_the_future"] = json!({ "deep": [1, 2, 3] });
+        manifest["disks"][0]["regions"][1].as_object_mut().unwrap().remove("root");
+        assert_eq!(parse(&manifest).unwrap().disks[0].regions[1].root, None);
+    }
+
+    #[test]
+    fn a_newer_version_is_not_damage() {
+        let mut manifest = json!({ "version": 2, "nothing": "else is known" });
+        assert!(matches!(parse(&manifest), Err(Error::NewerFormat { found: 2, known: 1, .. })));
+        manifest["version"] = json!(1);
+        assert!(matches!(parse(&manifest), Err(Error::Damaged { .. })));
+    }
+
+    #[test]
+    fn regions_out_of_place_are_refused() {
+        let refused = |pointer: &str, value: Value| {
+            let mut manifest = sample();
+            *manifest.pointer_mut(pointer).unwrap() = value;
+            match parse(&manifest) {
+                Err(Error::Damaged { what, .. }) => what,
+                other => panic!("{pointer}: {:?}", other.map(|manifest| manifest.disks[0].regions.clone())),
+            }
+        };
+        let mib = 1u64 << 20;
+        for (pointer, value) in [
+            ("/disks/0/regions/2/len", 91 * mib),
+            ("/disks/0/regions/2/len", u64::MAX),
+            ("/disks/0/regions/1/start", mib - 1),
+            ("/disks/0/regions/2/start", 9 * mib),
+        ] {
+            let what = refused(pointer, json!(value));
+            assert!(what.contains("outside of its place"), "{pointer}: {what}");
+        }
+        // What is said to be partition 1 lies on partition 2: restoring 1 alone would overwrite 2.
+        assert!(refused("/disks/0/regions/2/partition", json!(1)).contains("outside of its partition"));
+        assert!(refused("/disks/0/regions/0/partition", json!(2)).contains("outside of its partition"));
+        assert!(refused("/disks/0/regions/1/partition", json!(7)).contains("outside of its partition"));
+        assert!(refused("/disks/0/size", json!(u64::MAX)).contains("larger than disks can be"));
+        let mut two = sample();
+        two["disks"] = json!([two["disks"][0], two["disks"][0]]);
+        for disk in [0, 1] {
+            two["disks"][disk]["size"] = json!(DISK_BYTES_MAX / 2 + 1);
+        }
+        assert!(matches!(parse(&two), Err(Error::Damaged { .. })));
+    }
+
+    proptest! {
+        #[test]
+        fn changed_json_is_a_manifest_or_an_error(
+            changes in proptest::collection::vec((0usize..2600, "[-0-9a-z\"{}\\[\\],:.]"), 1..4),
+        ) {
+            let mut text = sample().to_string();
+            for (at, what) in changes {
+                if at < text.len() {
+                    text.replace_range(at..=at, &what);
+                }
+            }
+            if let Ok(manifest) = Manifest::from_json("images/test", text.as_bytes()) {
+                prop_assert!(manifest.check().is_ok());
+                let _ = (manifest.machine_words(), manifest.place(0, 5 << 20), manifest.place(9, u64::MAX));
+            }
         }
     }
 }

@@ -48,13 +48,16 @@ impl Repository {
     ///
     /// # Errors
     /// [`Error::RepositoryExists`], or what the store says. The config is written last: killed before, there
-    /// is no repository.
+    /// is no repository, and the next one does not mind what is left.
     pub fn create(store: Arc<dyn Store>, lock: &Lock, chunks: ChunkSizes) -> Result<Self> {
         match store.get(CONFIG) {
             Err(Error::Missing { .. }) => {}
+            Ok(config) if is_unfinished(&*store, &config)? => store.delete(CONFIG)?,
             Ok(_) => return Err(Error::RepositoryExists(store.location())),
             Err(error) => return Err(error),
         }
+        // Without a config they open nothing.
+        let stale_keys = store.list(KEYS)?;
         let bytes = random::<32>()?;
         let (seal, public_secret) = match lock {
             Lock::Password(_) => (Suite::Aes256Gcm, None),
@@ -66,14 +69,18 @@ impl Repository {
         let (config, config_line) = Config::from_bytes(&object)?;
         let secret = MasterSecret::new(seal, bytes, config.id.0);
         let repository = Self::assemble(store, config, config_line, secret);
-        if let Lock::Password(password) = lock {
-            repository.add_key(password, "first")?;
+        let key = match lock {
+            Lock::Password(password) => Some(repository.add_key(password, "first")?),
+            Lock::None => None,
+        };
+        let store = &repository.store;
+        if !store.put_new(CONFIG, vec![object])? {
+            let _ = key.map_or(Ok(()), |id| store.delete(&format!("{KEYS}/{id}")));
+            return Err(Error::RepositoryExists(store.location()));
         }
-        if repository.store.put_new(CONFIG, vec![object])? {
-            Ok(repository)
-        } else {
-            Err(Error::RepositoryExists(repository.store.location()))
-        }
+        // One that stays costs a moment at every opening, no more.
+        stale_keys.iter().for_each(|key| drop(store.delete(&key.name)));
+        Ok(repository)
     }
 
     /// Opens a repository. `password` is asked for only when it is encrypted.
@@ -173,19 +180,24 @@ impl Repository {
         self.must_be_encrypted()?;
         let slot = KeySlot::seal(password, label, &self.secret, &self.config_line)?;
         let id = Hex::<4>(random()?).to_string();
-        if self.store.put_new(&format!("{KEYS}/{id}"), vec![to_lines(&slot)?])? {
-            Ok(id)
-        } else {
-            Err(Error::Busy(format!("the key slot {id} exists already; try again")))
+        let name = format!("{KEYS}/{id}");
+        match self.store.put_new(&name, vec![to_lines(&slot)?]) {
+            Ok(true) => Ok(id),
+            Ok(false) => Err(Error::Busy(format!("the key slot {id} exists already; try again"))),
+            Err(error) => {
+                // Nobody knows what is under that name now, and a password that was refused must not open.
+                let _ = self.store.delete(&name);
+                Err(error)
+            }
         }
     }
 
-    /// All key slots with their ids.
+    /// All key slots with their ids; damage in place of those that cannot be read.
     ///
     /// # Errors
-    /// Damage, or what the store says.
-    pub fn keys(&self) -> Result<Vec<(String, KeySlot)>> {
-        key_slots(&*self.store)?.into_iter().map(|(id, slot)| Ok((id, slot?))).collect()
+    /// What the store says.
+    pub fn keys(&self) -> Result<Vec<(String, Result<KeySlot>)>> {
+        key_slots(&*self.store)
     }
 
     /// Removes a password. The last one stays.
@@ -216,7 +228,22 @@ impl Repository {
     /// # Errors
     /// What the store says; damage is in the result.
     pub fn check_plain_objects(&self) -> Result<Vec<Error>> {
-        let mut damaged: Vec<Error> = key_slots(&*self.store)?.into_iter().filter_map(|(_, slot)| slot.err()).collect();
+        let slots = key_slots(&*self.store)?;
+        let mut damaged = Vec::new();
+        if self.config.seal == Suite::Aes256Gcm && !slots.iter().any(|(_, slot)| slot.is_ok()) {
+            damaged.push(Error::Missing { object: "every key slot that could be opened".to_owned() });
+        }
+        for (id, slot) in slots {
+            match slot {
+                Ok(_) => {}
+                Err(Error::Damaged { object, offset, what }) => damaged.push(Error::damaged(
+                    object,
+                    offset,
+                    format!("{what}; other passwords still open, and `imager key remove {id}` takes it away"),
+                )),
+                Err(error) => damaged.push(error),
+            }
+        }
         if let Err(error) = Config::from_bytes(&self.store.get(CONFIG)?) {
             damaged.push(error);
         }
@@ -224,10 +251,28 @@ impl Repository {
     }
 }
 
+/// Half of a config is what is left of the making of a repository that was cut off, if there is nothing else.
+fn is_unfinished(store: &dyn Store, config: &[u8]) -> Result<bool> {
+    if !matches!(Config::from_bytes(config), Err(Error::Damaged { .. })) {
+        return Ok(false);
+    }
+    for folder in ["images", "packs", "index", "sessions"] {
+        if !store.list(folder)?.is_empty() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 fn key_slots(store: &dyn Store) -> Result<Vec<(String, Result<KeySlot>)>> {
     let mut slots = Vec::new();
     for object in store.list(KEYS)? {
-        let slot = from_lines(&object.name, &store.get(&object.name)?).map(|(slot, _)| slot);
+        let slot = match store.get(&object.name) {
+            Ok(bytes) => from_lines(&object.name, &bytes).map(|(slot, _)| slot),
+            // Removed meanwhile.
+            Err(Error::Missing { .. }) => continue,
+            Err(error) => return Err(error),
+        };
         slots.push((object.file_name().to_owned(), slot));
     }
     Ok(slots)

@@ -15,6 +15,7 @@
 
 use bytes::Bytes;
 
+use super::frame::decompress_all;
 use super::seal::{MasterSecret, TAG_LEN, random};
 use crate::error::{Error, Result};
 use crate::read_at::field;
@@ -103,15 +104,14 @@ pub fn open(secret: &MasterSecret, kind: Kind, name: &str, object: &[u8]) -> Res
     let aad = [header, name.as_bytes()].concat();
     let sealed = secret.sealing_key("object", kind.tag());
     let data = sealed.open(nonce, &aad, &mut body).map_err(|_| damaged(HEADER_LEN, "its seal is broken"))?;
-    let payload_len = usize::try_from(payload_len).map_err(|_| damaged(24, "too large for this machine"))?;
-    let payload = zstd::bulk::decompress(data, payload_len).map_err(|error| damaged(HEADER_LEN, &error.to_string()))?;
-    if payload.len() == payload_len { Ok(payload) } else { Err(damaged(24, "the payload has another length")) }
+    decompress_all(data, payload_len).map_err(|error| damaged(24, &format!("its payload: {error}")))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::repo::seal::Suite;
+    use proptest::prelude::*;
 
     #[test]
     fn an_object_opens_under_its_own_name_and_kind_only() {
@@ -135,6 +135,35 @@ mod tests {
             for len in 0..object.len() {
                 assert!(open(&secret, Kind::Index, "index/a", &object[..len]).is_err(), "length {len}");
             }
+        }
+    }
+
+    /// Seals a payload that claims to have `payload_len` bytes, which only somebody with the key can.
+    fn forge(secret: &MasterSecret, payload: &[u8], payload_len: u64) -> Vec<u8> {
+        let mut header = [MAGIC.as_slice(), b"INDX", &[0; 12], &payload_len.to_le_bytes()].concat();
+        let mut body = zstd::bulk::compress(payload, 3).unwrap();
+        let aad = [header.as_slice(), b"index/a"].concat();
+        secret.sealing_key("object", b"INDX").seal([0; 12], &aad, &mut body).unwrap();
+        header.extend_from_slice(&body);
+        header
+    }
+
+    #[test]
+    fn a_forged_length_is_noticed() {
+        let secret = MasterSecret::new(Suite::Aes256Gcm, [9; 32], [1; 16]);
+        let open = |len| open(&secret, Kind::Index, "index/a", &forge(&secret, b"hello", len));
+        assert_eq!(open(5).unwrap(), b"hello");
+        for len in [0, 4, 6, PAYLOAD_MAX, PAYLOAD_MAX + 1, u64::MAX] {
+            assert!(matches!(open(len), Err(Error::Damaged { offset: 24, .. })), "{len}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_behind_a_header_are_an_error(bytes: Vec<u8>, with_magic: bool) {
+            let secret = MasterSecret::new(Suite::Blake3, [9; 32], [1; 16]);
+            let head: &[u8] = if with_magic { b"LBOAT-1\nINDX" } else { b"" };
+            prop_assert!(super::open(&secret, Kind::Index, "index/a", &[head, &bytes].concat()).is_err());
         }
     }
 }

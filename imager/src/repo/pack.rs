@@ -33,6 +33,7 @@
 use bytes::Bytes;
 
 use super::config::Hex;
+use super::frame::{coded_len_max, decompress_all};
 use super::seal::{MasterSecret, SealingKey, TAG_LEN, counter_nonce, random};
 use crate::error::{Error, Result};
 use crate::read_at::field;
@@ -112,6 +113,23 @@ pub struct FrameEntry {
     pub chunks: Vec<ChunkEntry>,
 }
 
+impl FrameEntry {
+    /// Whether its lengths fit together. No frame grows by being compressed: it is stored raw instead.
+    fn is_sound(&self) -> bool {
+        let sum = self.chunks.iter().try_fold(0u32, |sum, chunk| sum.checked_add(chunk.len));
+        let stored = usize::try_from(self.stored_len).unwrap_or(usize::MAX).saturating_sub(TAG_LEN);
+        let raw = usize::try_from(self.raw_len).unwrap_or(usize::MAX);
+        sum == Some(self.raw_len)
+            && (1..=FRAME_MAX).contains(&self.raw_len)
+            && u16::try_from(self.chunks.len()).is_ok()
+            && self.chunks.iter().all(|chunk| chunk.len > 0)
+            && match self.codec {
+                Codec::Raw => stored == raw,
+                Codec::Zstd => (1..raw).contains(&stored),
+            }
+    }
+}
+
 /// What is in a pack.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Directory {
@@ -165,20 +183,24 @@ impl Directory {
             let count = usize::from(field::le16(head, 10)?);
             let (table, tail) = tail.split_at_checked(count.checked_mul(36)?)?;
             let mut chunks = Vec::with_capacity(count);
-            let mut sum = 0u32;
             for entry in table.chunks_exact(36) {
-                let len = field::le32(entry, 32)?;
-                sum = sum.checked_add(len)?;
-                chunks.push(ChunkEntry { id: Hex(entry.get(..32)?.try_into().ok()?), len });
+                chunks.push(ChunkEntry { id: Hex(entry.get(..32)?.try_into().ok()?), len: field::le32(entry, 32)? });
             }
-            let fits = usize::try_from(stored_len).ok()? > TAG_LEN;
-            if sum != raw_len || raw_len > FRAME_MAX || raw_len == 0 || !fits {
+            let frame = FrameEntry { stored_len, raw_len, codec, content, chunks };
+            if !frame.is_sound() {
                 return None;
             }
-            frames.push(FrameEntry { stored_len, raw_len, codec, content, chunks });
+            frames.push(frame);
             rest = tail;
         }
         Some(Self { session, frames })
+    }
+
+    /// Where the last frame ends in the pack, and the directory begins.
+    #[must_use]
+    pub fn frames_end(&self) -> u64 {
+        let stored = self.frames.iter().map(|frame| u64::from(frame.stored_len));
+        stored.fold(HEADER_LEN as u64, u64::saturating_add)
     }
 
     /// Where each frame begins in the pack.
@@ -278,22 +300,24 @@ impl PackBuilder {
         self.directory.frames.is_empty()
     }
 
-    /// Seals a frame and appends it. A frame has at most 65,535 chunks.
+    /// Seals a frame and appends it. A frame has at most 65,535 chunks, none of them empty.
     ///
     /// # Errors
     /// [`Error::Internal`] for a frame beyond the format's bounds.
-    pub fn push(&mut self, mut frame: CodedFrame) -> Result<()> {
-        let number =
-            u32::try_from(self.directory.frames.len()).map_err(|_| Error::Internal("too many frames".into()))?;
-        if u16::try_from(frame.chunks.len()).is_err() || frame.raw_len > FRAME_MAX {
-            return Err(Error::Internal("a frame beyond the format's bounds".into()));
+    pub fn push(&mut self, frame: CodedFrame) -> Result<()> {
+        let internal = |what: &str| Error::Internal(what.to_owned());
+        let number = u32::try_from(self.directory.frames.len()).ok().filter(|&number| number < DIRECTORY_NONCE);
+        let number = number.ok_or_else(|| internal("too many frames"))?;
+        let CodedFrame { content, codec, raw_len, mut data, chunks } = frame;
+        let stored_len = u32::try_from(data.len() + TAG_LEN).map_err(|_| internal("a frame over 4 GiB"))?;
+        let entry = FrameEntry { stored_len, raw_len, codec, content, chunks };
+        if !entry.is_sound() {
+            return Err(internal("a frame beyond the format's bounds"));
         }
-        self.key.seal(counter_nonce(number), &self.header, &mut frame.data)?;
-        let stored_len = u32::try_from(frame.data.len()).map_err(|_| Error::Internal("a frame over 4 GiB".into()))?;
+        self.key.seal(counter_nonce(number), &self.header, &mut data)?;
         self.size += u64::from(stored_len);
-        self.parts.push(frame.data.into());
-        let CodedFrame { content, codec, raw_len, chunks, .. } = frame;
-        self.directory.frames.push(FrameEntry { stored_len, raw_len, codec, content, chunks });
+        self.parts.push(data.into());
+        self.directory.frames.push(entry);
         Ok(())
     }
 
@@ -390,7 +414,8 @@ impl PackReader {
         let footer = Footer::from_bytes(footer_bytes).ok_or_else(|| self.damaged(footer_at, "no footer of a pack"))?;
         let fits = footer.offset.checked_add(footer.stored_len.into()) == Some(footer_at)
             && footer.offset >= HEADER_LEN as u64
-            && footer.raw_len <= DIRECTORY_MAX;
+            && footer.raw_len <= DIRECTORY_MAX
+            && u64::from(footer.stored_len) <= coded_len_max(footer.raw_len.into()) + TAG_LEN as u64;
         if !fits {
             return Err(self.damaged(footer_at, "the footer does not fit the pack"));
         }
@@ -404,12 +429,12 @@ impl PackReader {
         let aad = [self.header.as_slice(), footer_bytes].concat();
         let broken = |_| self.damaged(footer.offset, "the seal of its directory is broken");
         let data = self.key.open(counter_nonce(DIRECTORY_NONCE), &aad, &mut sealed).map_err(broken)?;
-        let raw = usize::try_from(footer.raw_len).ok().and_then(|len| zstd::bulk::decompress(data, len).ok());
-        let directory = raw.and_then(|raw| Directory::from_bytes(&raw));
+        let raw = decompress_all(data, footer.raw_len.into());
+        let raw = raw.map_err(|error| self.damaged(footer.offset, &format!("its directory: {error}")))?;
+        let directory = Directory::from_bytes(&raw);
         let directory = directory.ok_or_else(|| self.damaged(footer.offset, "its directory cannot be read"))?;
-        let end = directory.frame_offsets().last().zip(directory.frames.last());
-        let end = end.map_or(HEADER_LEN as u64, |(at, frame)| at.saturating_add(frame.stored_len.into()));
-        if end != footer.offset || directory.frames.len() as u64 != u64::from(footer.frames) {
+        let frames = directory.frames.len() as u64;
+        if directory.frames_end() != footer.offset || frames != u64::from(footer.frames) {
             return Err(self.damaged(footer.offset, "its directory does not fit its frames"));
         }
         Ok(directory)
@@ -459,6 +484,70 @@ mod tests {
     use crate::repo::frame;
     use crate::repo::seal::Suite;
     use proptest::prelude::*;
+
+    fn entry(stored_len: u32, raw_len: u32, codec: Codec, lens: &[u32]) -> FrameEntry {
+        let chunks = lens.iter().map(|&len| ChunkEntry { id: Hex([7; 32]), len }).collect();
+        FrameEntry { stored_len, raw_len, codec, content: Content::Data, chunks }
+    }
+
+    #[test]
+    fn frames_whose_lengths_do_not_fit_are_refused() {
+        let parses = |entry: FrameEntry| {
+            let directory = Directory { session: Hex([1; 16]), frames: vec![entry] };
+            Directory::from_bytes(&directory.to_bytes()).is_some()
+        };
+        assert!(parses(entry(116, 8192, Codec::Zstd, &[4096, 4096])));
+        assert!(parses(entry(8208, 8192, Codec::Raw, &[8192])));
+        let wrong = [
+            ("no data", entry(16, 8192, Codec::Zstd, &[8192])),
+            ("no tag", entry(15, 8192, Codec::Zstd, &[8192])),
+            ("grown by compression", entry(8208, 8192, Codec::Zstd, &[8192])),
+            ("4 GiB for nothing", entry(u32::MAX, 8192, Codec::Zstd, &[8192])),
+            ("a short raw frame", entry(8207, 8192, Codec::Raw, &[8192])),
+            ("a long raw frame", entry(8209, 8192, Codec::Raw, &[8192])),
+            ("another sum", entry(116, 8192, Codec::Zstd, &[4096])),
+            ("a sum that wraps", entry(116, 1, Codec::Zstd, &[u32::MAX, 2])),
+            ("an empty chunk", entry(116, 8192, Codec::Zstd, &[8192, 0])),
+            ("no chunks", entry(16, 0, Codec::Raw, &[])),
+            ("too large", entry(116, FRAME_MAX + 1, Codec::Zstd, &[FRAME_MAX + 1])),
+        ];
+        for (what, entry) in wrong {
+            assert!(!parses(entry), "{what}");
+        }
+    }
+
+    #[test]
+    fn a_frame_that_no_reader_would_take_is_not_written() {
+        let secret = MasterSecret::new(Suite::Blake3, [3; 32], [4; 16]);
+        let push = |lens: Vec<u32>, raw_len: u32, data: Vec<u8>| {
+            let chunks = lens.into_iter().map(|len| ChunkEntry { id: Hex([7; 32]), len }).collect();
+            let frame = CodedFrame { content: Content::Data, codec: Codec::Raw, raw_len, data, chunks };
+            PackBuilder::new(&secret, Hex([5; 16])).unwrap().push(frame)
+        };
+        push(vec![1; 65_535], 65_535, vec![1; 65_535]).unwrap();
+        assert!(push(vec![1; 65_536], 65_536, vec![1; 65_536]).is_err(), "chunks that 16 bits do not count");
+        assert!(push(vec![], 0, vec![]).is_err(), "empty");
+        assert!(push(vec![3, 0], 3, vec![1; 3]).is_err(), "an empty chunk");
+        assert!(push(vec![3], 4, vec![1; 4]).is_err(), "more than its chunks");
+    }
+
+    #[test]
+    fn a_footer_that_claims_too_much_is_refused_before_anything_is_read() {
+        let reader = PackReader::new(&MasterSecret::new(Suite::Blake3, [3; 32], [4; 16]), Hex([5; 16]));
+        let size = 3u64 << 30;
+        for (stored_len, raw_len) in [(0xBFFF_FFC0u32, 4096u32), (4096, u32::MAX)] {
+            let offset = size - FOOTER_LEN as u64 - u64::from(stored_len);
+            let footer = Footer { offset, stored_len, raw_len, frames: 1 }.to_bytes();
+            let found = reader.directory(size, |range| {
+                assert!(range.end - range.start <= (64 << 10) + FOOTER_LEN as u64, "{range:?} is read");
+                let mut tail = vec![0; usize::try_from(range.end - range.start).unwrap()];
+                let at = tail.len() - FOOTER_LEN;
+                tail[at..].copy_from_slice(&footer);
+                Ok(tail.into())
+            });
+            assert!(matches!(found, Err(Error::Damaged { .. })));
+        }
+    }
 
     fn small_pack(secret: &MasterSecret) -> Pack {
         let mut builder = PackBuilder::new(secret, Hex([5; 16])).unwrap();
@@ -519,6 +608,37 @@ mod tests {
             if let Some(directory) = Directory::from_bytes(&bytes) {
                 prop_assert_eq!(directory.to_bytes(), bytes);
             }
+        }
+
+        #[test]
+        fn a_changed_directory_is_a_directory_or_none(at in 0usize..200, value: u8, len in 0usize..200) {
+            let frames = vec![entry(116, 8192, Codec::Zstd, &[4096, 4096]), entry(112, 96, Codec::Raw, &[96])];
+            let mut bytes = Directory { session: Hex([1; 16]), frames }.to_bytes();
+            if let Some(byte) = bytes.get_mut(at) {
+                *byte = value;
+            }
+            bytes.truncate(len);
+            if let Some(directory) = Directory::from_bytes(&bytes) {
+                prop_assert!(directory.frames.iter().all(FrameEntry::is_sound));
+                prop_assert_eq!(directory.to_bytes(), bytes);
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_a_footer_or_none(bytes: Vec<u8>) {
+            if let Some(footer) = Footer::from_bytes(&bytes) {
+                prop_assert_eq!(footer.to_bytes().to_vec(), bytes);
+            }
+        }
+
+        #[test]
+        fn a_changed_footer_opens_no_pack(at in 0usize..FOOTER_LEN, value: u8) {
+            let secret = MasterSecret::new(Suite::Blake3, [3; 32], [4; 16]);
+            let pack = small_pack(&secret);
+            let mut bytes = pack.parts.concat();
+            let at = bytes.len() - FOOTER_LEN + at;
+            let before = std::mem::replace(&mut bytes[at], value);
+            prop_assert_eq!(read_back(&secret, pack.id, &bytes).is_ok(), before == value);
         }
     }
 }

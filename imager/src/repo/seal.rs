@@ -1,9 +1,9 @@
 //! Keys and seals. A seal makes any change to the sealed bytes, or to where they stand, visible.
 //!
 //! Encrypted repositories seal with AES-256-GCM; unencrypted ones put a keyed BLAKE3 tag in the same
-//! place, so that both have one layout. Every pack and every object has a key of its own, derived by
-//! HKDF-SHA-256 from the repository's master secret, so that a nonce may be a plain counter.
-//! Must not know: what is sealed.
+//! place, so that both have one layout. Every pack has a key of its own, derived by HKDF-SHA-256 from the
+//! repository's master secret, so that its nonces may be a plain counter; all small objects of one kind share
+//! one, with random nonces. Must not know: what is sealed.
 
 #![forbid(unsafe_code)]
 

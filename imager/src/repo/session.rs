@@ -3,8 +3,8 @@
 //! A capture announces itself with a session object *before* it looks which packs are doomed; a prune
 //! announces which packs it dooms *before* it looks which sessions there are. So at least one of the two
 //! sees the other: the capture does not use a doomed pack, or the prune waits with deleting. A session is
-//! written anew every minute; one that was not for half an hour (by the store's clock, not ours) no longer
-//! holds up a prune. So a capture that slept looks once more, before its image becomes visible, whether
+//! written anew every minute; a capture that was not heard of for half an hour (by the store's clock, not ours)
+//! no longer holds up a prune, nor does one whose process is known to be gone. So a capture that slept looks once more, before its image becomes visible, whether
 //! everything it relies on is there and not doomed.
 
 use std::collections::HashSet;
@@ -17,16 +17,19 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::Repository;
-use super::config::{FORMAT_VERSION, Hex};
+use super::config::{FORMAT_VERSION, Hex, from_json};
 use super::manifest::ImageId;
 use super::object::Kind;
 use super::pack::{PackId, SessionId};
 use super::seal::random;
 use crate::error::{Error, Result};
+use crate::process::ProcessId;
 
 const HEARTBEAT: Duration = Duration::from_secs(60);
-/// A session older than this holds up no prune.
-pub const STALE_AFTER: SignedDuration = SignedDuration::from_mins(30);
+/// A capture that was not heard of for so long holds up no prune.
+pub const CAPTURE_STALE_AFTER: SignedDuration = SignedDuration::from_mins(30);
+/// Nor does such a prune. That two are never at work is thrift, not safety, so that it need not be so long.
+pub const PRUNE_STALE_AFTER: SignedDuration = SignedDuration::from_mins(5);
 
 /// What a session is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,6 +56,9 @@ pub struct SessionRecord {
     /// read is one that was never finished.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<ImageId>,
+    /// The process, so that others on the same machine need not wait once it was killed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<ProcessId>,
     /// It ended before its work was done; what it stored waits for the next capture.
     #[serde(default)]
     pub interrupted: bool,
@@ -67,6 +73,25 @@ pub struct FoundSession {
     pub record: Option<SessionRecord>,
     /// When it was last written, by the store's clock.
     pub modified: Timestamp,
+}
+
+impl FoundSession {
+    /// Whether it is a prune. One that cannot be read is taken for a capture.
+    #[must_use]
+    pub fn is_prune(&self) -> bool {
+        self.record.as_ref().is_some_and(|record| record.work == Work::Prune)
+    }
+
+    /// Whether it must be taken for running, at the time `now` of the store's clock.
+    #[must_use]
+    pub fn is_live(&self, now: Timestamp) -> bool {
+        let stale_after = if self.is_prune() { PRUNE_STALE_AFTER } else { CAPTURE_STALE_AFTER };
+        let is_over = self
+            .record
+            .as_ref()
+            .is_some_and(|record| record.interrupted || record.process.as_ref().is_some_and(ProcessId::is_gone));
+        !is_over && now.duration_since(self.modified) < stale_after
+    }
 }
 
 /// Packs that a prune is about to delete.
@@ -119,6 +144,7 @@ impl Session {
             host: host.to_owned(),
             started: Timestamp::now(),
             image,
+            process: ProcessId::of_this(),
             interrupted: false,
         };
         let payload = serde_json::to_vec(&record).map_err(|error| Error::Internal(error.to_string()))?;
@@ -189,13 +215,14 @@ impl Repository {
     /// All sessions.
     ///
     /// # Errors
-    /// What the store says.
+    /// What the store says; [`Error::NewerFormat`], since what a newer program counts on is not known.
     pub fn sessions(&self) -> Result<Vec<FoundSession>> {
         let mut sessions = Vec::new();
         for object in self.store().list(Kind::Session.folder())? {
             let Ok(id) = object.file_name().parse() else { continue };
-            let record = match self.read_object(Kind::Session, &object.name) {
-                Ok(payload) => serde_json::from_slice(&payload).ok(),
+            let payload = self.read_object(Kind::Session, &object.name);
+            let record = match payload.and_then(|payload| from_json(&object.name, &payload)) {
+                Ok(record) => Some(record),
                 Err(Error::Missing { .. }) => continue,
                 Err(Error::Damaged { .. }) => None,
                 Err(error) => return Err(error),
@@ -208,19 +235,16 @@ impl Repository {
     /// Lists of doomed packs.
     ///
     /// # Errors
-    /// What the store says.
+    /// What the store says; [`Error::NewerFormat`].
     pub fn doomed(&self) -> Result<DoomedLists> {
         let mut found = DoomedLists::default();
         for object in self.store().list(Kind::Doomed.folder())? {
-            let list = match self.read_object(Kind::Doomed, &object.name) {
-                Ok(payload) => serde_json::from_slice(&payload).ok(),
-                Err(Error::Missing { .. }) => continue,
-                Err(Error::Damaged { .. }) => None,
+            let payload = self.read_object(Kind::Doomed, &object.name);
+            match payload.and_then(|payload| from_json(&object.name, &payload)) {
+                Ok(list) => found.lists.push((object.name, list)),
+                Err(Error::Missing { .. }) => {}
+                Err(Error::Damaged { .. }) => found.unreadable.push(object.name),
                 Err(error) => return Err(error),
-            };
-            match list {
-                Some(list) => found.lists.push((object.name, list)),
-                None => found.unreadable.push(object.name),
             }
         }
         Ok(found)
@@ -246,9 +270,6 @@ impl Repository {
     fn has_live_prune(&self, own: SessionId) -> Result<bool> {
         let sessions = self.sessions()?;
         let now = sessions.iter().find(|found| found.id == own).map(|found| found.modified);
-        Ok(sessions.iter().any(|found| {
-            let is_prune = found.record.as_ref().is_some_and(|record| record.work == Work::Prune);
-            is_prune && now.is_none_or(|now| now.duration_since(found.modified) < STALE_AFTER)
-        }))
+        Ok(sessions.iter().any(|found| found.is_prune() && now.is_none_or(|now| found.is_live(now))))
     }
 }

@@ -21,6 +21,10 @@ use tokio::runtime::Runtime;
 
 use crate::error::{Error, Result};
 
+/// Objects that are read whole are no larger than this. Whoever has access to the store may have put there
+/// whatever does not fit into memory.
+pub const WHOLE_BYTES_MAX: u64 = (1 << 30) + (8 << 20);
+
 /// What the repository needs of its store. Names are `/`-separated and relative to the repository.
 pub trait Store: Send + Sync {
     /// All objects whose name starts with the folder `folder` (without a trailing slash).
@@ -29,10 +33,10 @@ pub trait Store: Send + Sync {
     /// [`Error::Store`]. A folder that is not there is empty.
     fn list(&self, folder: &str) -> Result<Vec<ObjectInfo>>;
 
-    /// A whole object.
+    /// A whole object, of at most [`WHOLE_BYTES_MAX`].
     ///
     /// # Errors
-    /// [`Error::Missing`] or [`Error::Store`].
+    /// [`Error::Missing`], [`Error::Store`]; [`Error::Damaged`] for one that is larger.
     fn get(&self, name: &str) -> Result<Bytes>;
 
     /// Part of an object. A range that reaches past the object's end gives fewer bytes.
@@ -164,9 +168,12 @@ impl Store for CrateStore {
 
     fn get(&self, name: &str) -> Result<Bytes> {
         let path = ObjectPath::from(name);
-        self.runtime
-            .block_on(async { self.inner.get(&path).await?.bytes().await })
-            .map_err(|error| store_error("read", name, &error))
+        let got = self.runtime.block_on(async {
+            let found = self.inner.get(&path).await?;
+            if found.meta.size > WHOLE_BYTES_MAX { Ok(None) } else { found.bytes().await.map(Some) }
+        });
+        got.map_err(|error| store_error("read", name, &error))?
+            .ok_or_else(|| Error::damaged(name, WHOLE_BYTES_MAX, "larger than any object that is read whole"))
     }
 
     fn get_range(&self, name: &str, range: Range<u64>) -> Result<Bytes> {
@@ -206,5 +213,28 @@ impl Store for CrateStore {
 
     fn local_directory(&self) -> Option<PathBuf> {
         self.local.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_object_too_large_for_memory_is_not_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = CrateStore::local(dir.path()).unwrap();
+        std::fs::File::create(dir.path().join("config")).unwrap().set_len(1 << 40).unwrap();
+        assert!(matches!(store.get("config"), Err(Error::Damaged { .. })));
+        assert_eq!(store.get_range("config", 5..9).unwrap(), [0; 4].as_slice());
+    }
+
+    #[test]
+    fn a_name_is_taken_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = CrateStore::local(dir.path()).unwrap();
+        assert!(store.put_new("keys/a", vec!["one".into()]).unwrap());
+        assert!(!store.put_new("keys/a", vec!["two".into()]).unwrap());
+        assert_eq!(store.get("keys/a").unwrap(), "one");
     }
 }

@@ -5,13 +5,14 @@ use std::io;
 
 use crate::bulk::for_each_run;
 use crate::error::Result;
-use crate::extent::Extent;
+use crate::extent::{Extent, ExtentSet};
 use crate::read_at::{ReadAt, check_range};
 use crate::repo::Repository;
 use crate::repo::block_map::Run;
 use crate::repo::manifest::Manifest;
 use crate::repo::pack::ChunkId;
 use crate::repo::reader::ChunkReader;
+use crate::table::{PartitionTable, TableKind};
 
 /// As a disk: what is not of its partition table reads as zeros.
 pub(super) struct CapturedBytes {
@@ -28,7 +29,7 @@ impl CapturedBytes {
         maps: &mut ChunkReader<'_>,
     ) -> Result<Self> {
         let Some(image) = manifest.disks.get(disk) else { return Ok(Self { size: 0, chunks: BTreeMap::new() }) };
-        let places = image.table.structures.union(&[Extent::new(0, 512.min(image.size))].into_iter().collect());
+        let places = places_of(&image.table, image.size);
         let mut needed: Vec<(u64, ChunkId)> = Vec::new();
         let touches = |region: usize| {
             let region = image.regions.get(region);
@@ -50,6 +51,16 @@ impl CapturedBytes {
         })?;
         let chunks = needed.into_iter().map(|(start, id)| Ok((start, reader.chunk(id)?))).collect::<Result<_>>()?;
         Ok(Self { size: image.size, chunks })
+    }
+}
+
+/// The bytes that are needed to make a table right. A broken chain of logical partitions can make all of an
+/// extended partition part of the table, and nothing there is ever changed.
+fn places_of(table: &PartitionTable, size: u64) -> ExtentSet {
+    let first = Extent::new(0, u64::from(table.sector_size.max(512)).min(size));
+    match table.kind {
+        TableKind::Gpt | TableKind::HybridMbr => table.structures.union(&ExtentSet::from_iter([first])),
+        TableKind::Mbr | TableKind::None => ExtentSet::from_iter([first]),
     }
 }
 
@@ -75,5 +86,27 @@ impl ReadAt for CapturedBytes {
 
     fn size(&self) -> u64 {
         self.size
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_an_mbr_only_the_first_sector_is_needed() {
+        let table = |kind| PartitionTable {
+            kind,
+            sector_size: 4096,
+            disk_id: None,
+            partitions: Vec::new(),
+            structures: [Extent::new(0, 8192), Extent::new(1 << 20, 1 << 40)].into_iter().collect(),
+            warnings: Vec::new(),
+        };
+        let first = [Extent::new(0, 4096)];
+        assert_eq!(places_of(&table(TableKind::Mbr), 1 << 41).as_slice(), first);
+        assert_eq!(places_of(&table(TableKind::None), 1 << 41).as_slice(), first);
+        let gpt = table(TableKind::Gpt);
+        assert_eq!(places_of(&gpt, 1 << 41), gpt.structures);
     }
 }

@@ -95,7 +95,7 @@ pub struct PartitionTable {
     pub partitions: Vec<Partition>,
     /// The whole sectors that hold the table: MBR, both GPT copies as far as they are good, EBRs. Where
     /// a chain of EBRs is broken, everything in the extended partition that no known logical partition
-    /// covers: nobody knows what it is. Not stored with the rest: it follows from the disk's bytes.
+    /// covers: nobody knows what it is.
     pub structures: ExtentSet,
     /// What is odd about the table, a sentence each.
     pub warnings: Vec<String>,

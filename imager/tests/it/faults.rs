@@ -4,12 +4,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use imager::repo::config::ChunkSizes;
 use imager::repo::manifest::ImageId;
 use imager::repo::pack::Content;
 use imager::repo::store::Store;
+use imager::repo::{Lock, Repository};
 use imager::verify::Report;
 use imager::{Error, Result};
 use jiff::SignedDuration;
+use zeroize::Zeroizing;
 
 use crate::engine::{
     Fault, FaultStore, MemStore, TestDisk, assert_restores, capture, chunks, data_bytes, disks, init, is_store_error,
@@ -29,7 +32,11 @@ struct Outcome {
 
 /// Runs `job` again and again, each time on a store like `base` that fails at another call.
 fn every_fault(base: &MemStore, job: &dyn Fn(Arc<dyn Store>) -> Result<()>, look: &dyn Fn(&Outcome)) {
-    for fault in Fault::ALL {
+    every_of(&Fault::ALL, base, job, look);
+}
+
+fn every_of(faults: &[Fault], base: &MemStore, job: &dyn Fn(Arc<dyn Store>) -> Result<()>, look: &dyn Fn(&Outcome)) {
+    for &fault in faults {
         for nth in 0.. {
             let store = base.fork();
             let (faulty, state) = FaultStore::around(store.clone(), fault, nth);
@@ -57,7 +64,11 @@ impl Outcome {
     }
 
     fn sound(&self) -> Report {
-        let report = verify(&open(self.store.clone())).unwrap();
+        self.sound_with(&open(self.store.clone()))
+    }
+
+    fn sound_with(&self, repository: &Arc<Repository>) -> Report {
+        let report = verify(repository).unwrap();
         assert!(report.is_sound(), "{}: {report:?}", self.is());
         report
     }
@@ -174,6 +185,64 @@ fn forgetting_and_pruning_lose_nothing_whatever_the_store_does() {
     });
 }
 
-fn imager_open(store: Arc<dyn Store>) -> Result<Arc<imager::repo::Repository>> {
-    imager::repo::Repository::open(store, || panic!("asked for a password")).map(Arc::new)
+const PASSWORD: &[u8] = b"correct horse battery staple";
+
+fn password(words: &[u8]) -> Zeroizing<Vec<u8>> {
+    Zeroizing::new(words.to_vec())
+}
+
+fn create(store: Arc<dyn Store>) -> Result<Repository> {
+    Repository::create(store, &Lock::Password(password(PASSWORD)), ChunkSizes::around(16 << 10).unwrap())
+}
+
+fn unlock(store: &Arc<MemStore>, words: &[u8]) -> Result<Arc<Repository>> {
+    Repository::open(store.clone(), || Ok(password(words))).map(Arc::new)
+}
+
+#[test]
+fn making_a_repository_can_be_done_again_whatever_the_store_does() {
+    every_fault(&MemStore::new(), &|store| create(store).map(drop), &|outcome| {
+        let made = match create(outcome.store.clone()) {
+            Ok(_) => "now",
+            // It was made, only the answer was lost.
+            Err(Error::RepositoryExists(_)) if outcome.fault == Fault::AnswerLost => "before",
+            Err(error) => panic!("{}: {error}", outcome.is()),
+        };
+        let repository = unlock(&outcome.store, PASSWORD).unwrap();
+        let report = verify(&repository).unwrap();
+        assert!(report.is_sound(), "{}, made {made}: {report:?}", outcome.is());
+        assert_eq!(outcome.store.names("keys").len(), 1, "{}, made {made}", outcome.is());
+    });
+}
+
+#[test]
+fn adding_a_key_can_be_done_again_whatever_the_store_does() {
+    let base = MemStore::new();
+    create(base.clone()).unwrap();
+    let second = b"another password";
+    let job = |store: Arc<dyn Store>| {
+        let repository = Repository::open(store, || Ok(password(PASSWORD)))?;
+        repository.add_key(second, "second").map(drop)
+    };
+    // Opening takes its time on purpose, so that only what a put can do is tried.
+    every_of(&[Fault::AnswerLost, Fault::Torn, Fault::TornAndKilled, Fault::Full], &base, &job, &|outcome| {
+        let repository = unlock(&outcome.store, PASSWORD).unwrap();
+        for (id, slot) in repository.keys().unwrap() {
+            if slot.is_err() {
+                // It cannot be told from a slot that was good once, so that it is damage; but it can be removed.
+                assert_eq!(outcome.fault, Fault::TornAndKilled);
+                let report = verify(&repository).unwrap();
+                assert_eq!((report.damaged_objects.len(), report.hurt.len()), (1, 0), "{report:?}");
+                assert!(report.damaged_objects[0].contains(&format!("imager key remove {id}")), "{report:?}");
+                repository.remove_key(&id).unwrap();
+            }
+        }
+        outcome.sound_with(&repository);
+        repository.add_key(second, "second").unwrap();
+        outcome.sound_with(&unlock(&outcome.store, second).unwrap());
+    });
+}
+
+fn imager_open(store: Arc<dyn Store>) -> Result<Arc<Repository>> {
+    Repository::open(store, || panic!("asked for a password")).map(Arc::new)
 }

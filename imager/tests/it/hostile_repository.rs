@@ -5,19 +5,28 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
+use imager::Error;
 use imager::capture::{self, Captured, Level, Options, Verify};
 use imager::disk::source::{Source, SourceDisk};
+use imager::disk::target::{Replace, TargetDisk};
 use imager::layout::Wanted;
 use imager::memory::Budget;
 use imager::progress::Progress;
+use imager::prune::{self, DryRun};
 use imager::repo::block_map::Root;
-use imager::repo::config::ChunkSizes;
-use imager::repo::pack::Content;
+use imager::repo::config::{ChunkSizes, Hex};
+use imager::repo::frame;
+use imager::repo::manifest::Manifest;
+use imager::repo::object::Kind;
+use imager::repo::pack::{ChunkEntry, ChunkId, Content, PackBuilder, RawFrame, object_name};
 use imager::repo::reader::ChunkReader;
 use imager::repo::store::CrateStore;
 use imager::repo::{Lock, Repository};
+use imager::restore::{self, ChangedOnly, DiskTarget, OnDamage, Plan, ReadBack, Unused, WhatToWrite};
+use imager::table::Ids;
+use imager::verify::{verify_image, verify_repository};
 
-use crate::support::sh;
+use crate::support::{output, sh};
 
 fn create(directory: &Path) -> Arc<Repository> {
     fs::create_dir_all(directory).unwrap();
@@ -82,4 +91,129 @@ fn a_file_with_the_bytes_of_a_block_map_is_not_taken_for_it() {
     capture(&second, &at("file")).unwrap();
     let captured = capture(&second, &at("disk")).unwrap();
     assert_eq!(node(&second, root_of(&captured)), fs::read(at("file")).unwrap());
+}
+
+/// Puts one pack of one frame into the repository, and gives the ids of its chunks.
+fn put_pack(repository: &Repository, content: Content, chunks: &[&[u8]]) -> Vec<ChunkId> {
+    let ids: Vec<ChunkId> = chunks.iter().map(|chunk| repository.chunk_id(content, [*chunk])).collect();
+    let entry = |(id, chunk): (&ChunkId, &&[u8])| ChunkEntry { id: *id, len: u32::try_from(chunk.len()).unwrap() };
+    let frame = RawFrame { content, data: chunks.concat(), chunks: ids.iter().zip(chunks).map(entry).collect() };
+    let mut builder = PackBuilder::new(repository.secret(), Hex([9; 16])).unwrap();
+    builder.push(frame::compress(frame, 1, &mut drop).unwrap()).unwrap();
+    let pack = builder.finish().unwrap();
+    repository.store().put(&object_name(pack.id), pack.parts).unwrap();
+    ids
+}
+
+fn leaf(records: &[(u32, u32, ChunkId)]) -> Vec<u8> {
+    let record =
+        |(start, len, id): &(u32, u32, ChunkId)| [&start.to_le_bytes()[..], &len.to_le_bytes(), &id.0].concat();
+    records.iter().flat_map(record).collect()
+}
+
+/// Writes the first disk of an image to a new file.
+fn restore(repository: &Arc<Repository>, manifest: &Manifest, to: &Path) -> imager::Result<()> {
+    let target = TargetDisk::new_file(to, manifest.disks[0].size, Replace::Yes).unwrap();
+    let target = DiskTarget { disk: 0, target: Arc::new(target), what: WhatToWrite::All };
+    let options = restore::Options {
+        changed_only: ChangedOnly::No,
+        unused: Unused::Leave,
+        ids: Ids::Keep,
+        read_back: ReadBack::No,
+        damage: OnDamage::Stop,
+        memory: Budget::new(0),
+    };
+    let progress = Progress::default();
+    let plan = Plan::new(repository, manifest, vec![target], &options, &progress)?;
+    restore::restore(repository, plan, &options, &progress).map(drop)
+}
+
+#[test]
+fn a_chunk_is_never_written_beyond_its_record() {
+    let dir = tempfile::tempdir().unwrap();
+    let repository = create(&dir.path().join("repository"));
+    fs::write(dir.path().join("disk"), noise(16384, 2)).unwrap();
+    let manifest = capture(&repository, &dir.path().join("disk")).unwrap().manifest;
+    let content = noise(8192, 3);
+    let [chunk] = put_pack(&repository, Content::Data, &[&content])[..] else { panic!() };
+    for (name, len, is_sound) in [("shorter", 4096, false), ("longer", 12288, false), ("equal", 8192, true)] {
+        let [id] = put_pack(&repository, Content::Map, &[&leaf(&[(4096, len, chunk)])])[..] else { panic!() };
+        let mut manifest = manifest.clone();
+        manifest.disks[0].regions[0].root = Some(Root { id, height: 0 });
+        let to = dir.path().join(name);
+        let restored = restore(&repository, &manifest, &to);
+        let report = verify_image(
+            &repository,
+            imager::repo::config::Hex([7; 16]),
+            &manifest,
+            Verify::Data,
+            Budget::new(0),
+            &Progress::default(),
+        );
+        assert_eq!(report.unwrap().is_sound(), is_sound, "{name}");
+        if is_sound {
+            restored.unwrap();
+            assert_eq!(fs::read(&to).unwrap(), [vec![0; 4096], content.clone(), vec![0; 4096]].concat());
+        } else {
+            assert!(matches!(restored, Err(Error::DamageFound(_))), "{name}: {restored:?}");
+            assert!(!to.exists(), "{name}: nothing is made for a restore that is refused");
+        }
+    }
+}
+
+#[test]
+fn what_a_newer_program_wrote_is_not_worked_against() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = prune::Options {
+        waste_percent: 25,
+        keep_unfinished: jiff::SignedDuration::ZERO,
+        dry_run: DryRun::No,
+        pack_bytes: 1 << 20,
+        level: 1,
+    };
+    for kind in [Kind::Session, Kind::Doomed, Kind::Image] {
+        let repository = create(&dir.path().join(kind.folder()));
+        put_pack(&repository, Content::Data, &[b"nobody needs this"]);
+        let name = repository.write_object(kind, br#"{"version":2,"work":"something new"}"#).unwrap();
+        let refused = prune::prune(&repository, &options, &Progress::default());
+        assert!(matches!(refused, Err(Error::NewerFormat { found: 2, .. })), "{kind:?}: {refused:?}");
+        assert_eq!(repository.store().list("packs").unwrap().len(), 1);
+        repository.store().delete(&name).unwrap();
+        assert_eq!(prune::prune(&repository, &options, &Progress::default()).unwrap().packs_deleted, 1);
+    }
+}
+
+#[test]
+fn an_image_that_has_lost_its_name_is_reported() {
+    let dir = tempfile::tempdir().unwrap();
+    let repository = create(&dir.path().join("repository"));
+    fs::write(dir.path().join("disk"), noise(16384, 4)).unwrap();
+    let id = capture(&repository, &dir.path().join("disk")).unwrap().id;
+    let sound = || {
+        let report = verify_repository(&repository, Verify::Data, Budget::new(0), &Progress::default()).unwrap();
+        report.is_sound()
+    };
+    assert!(sound());
+    let path = dir.path().join(format!("repository/images/{id}"));
+    fs::rename(&path, path.with_extension("bak")).unwrap();
+    assert!(!sound());
+}
+
+#[test]
+fn an_unencrypted_repository_in_place_of_an_encrypted_one_is_given_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let repository = create(&dir.path().join("repository"));
+    fs::write(dir.path().join("disk"), noise(16384, 5)).unwrap();
+    fs::write(dir.path().join("password"), "secret\n").unwrap();
+    let imager = |more: &[&str]| {
+        let (repository, disk) = (dir.path().join("repository"), dir.path().join("disk"));
+        let args = [&["capture", disk.to_str().unwrap(), "--repo", repository.to_str().unwrap()], more].concat();
+        output(env!("CARGO_BIN_EXE_imager"), args)
+    };
+    let password = dir.path().join("password");
+    let refused = imager(&["--password-file", password.to_str().unwrap()]);
+    assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("is not encrypted"));
+    assert_eq!(repository.store().list("packs").unwrap().len(), 0);
+    assert_eq!(imager(&[]).status.code(), Some(0));
 }

@@ -2,8 +2,10 @@
 #![expect(clippy::unwrap_used, clippy::panic, unreachable_pub, reason = "tests fail by panicking")]
 
 mod cli;
+mod cut_off;
 mod engine;
 mod faults;
+mod flips;
 mod fs_ext;
 mod fs_ext_damage;
 mod fs_ext_journal;
@@ -16,9 +18,11 @@ mod fuzz_replay;
 mod hostile_repository;
 mod identity;
 mod restore;
+mod store;
 mod support;
 mod table;
 mod table_adapt;
 mod table_mutation;
+mod together;
 mod volume;
 mod wrong_use;

@@ -26,6 +26,7 @@ pub use uses::{Uses, backing_disks, uses_of};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     /// Where it is now: `/dev/sda`, or the image file. Not part of who it is.
+    #[serde(serialize_with = "as_text")]
     pub path: PathBuf,
     /// Maker and model, as the device itself says.
     pub model: Option<String>,
@@ -49,6 +50,11 @@ pub struct Identity {
     pub read_only: bool,
     /// The disk, when the device is a partition. All that is said above of who it is comes from that.
     pub partition_of: Option<PathBuf>,
+}
+
+/// A file's name need not be text, but what is kept must be.
+fn as_text<S: serde::Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&path.to_string_lossy())
 }
 
 /// Who a block device is. Symbolic links such as `/dev/disk/by-id/…` are followed.

@@ -307,3 +307,13 @@ fn pages_that_are_cut_short_or_lie_about_their_length_do_no_harm() {
     assert_eq!(device_identification(b"\x00\x83\xff\xff\x01\x03\x00\x01\x50").as_deref(), Some("0x50"));
     assert_eq!(device_identification(b""), None);
 }
+
+#[test]
+fn a_file_whose_name_is_no_text_can_be_written_down() {
+    use std::os::unix::ffi::OsStrExt;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(std::ffi::OsStr::from_bytes(b"disk-\xff.img"));
+    fs::write(&path, [1; 512]).unwrap();
+    let json = serde_json::to_string(&of_file(&path).unwrap()).unwrap();
+    assert!(json.contains("disk-\u{fffd}.img"), "{json}");
+}

@@ -27,8 +27,8 @@ use imager::verify::{Report, verify_repository};
 use imager::{Error, Result};
 use jiff::SignedDuration;
 
-pub(crate) use self::store::{Call, Fault, FaultStore, MemStore, Op, StoreWith, Verdict};
-pub(crate) use self::target::{MemTarget, TargetFault, Write};
+pub(crate) use self::store::{Fault, FaultStore, MemStore, Op, StoreWith, Verdict};
+pub(crate) use self::target::{MemTarget, TargetFault, Write, apply};
 use crate::support::sh;
 use crate::volume::{Random, Scratch};
 
