@@ -8,8 +8,17 @@ pub(crate) const DISKS: &[&str] =
     &["dosfstools", "e2fsprogs", "fdisk", "gdisk", "mount", "mtools", "ntfs-3g", "util-linux", "xfsprogs"];
 
 /// What the tests compare with, and where the machines come from that they boot.
-pub(crate) const TESTS: &[&str] =
-    &["btrfs-progs", "debootstrap", "ovmf", "partclone", "python3", "qemu-system-x86", "qemu-utils"];
+pub(crate) const TESTS: &[&str] = &[
+    "btrfs-progs",
+    "debootstrap",
+    "exfat-fuse",
+    "exfatprogs",
+    "ovmf",
+    "partclone",
+    "python3",
+    "qemu-system-x86",
+    "qemu-utils",
+];
 
 /// What the benchmarks measure, and what they fill their disks with.
 pub(crate) const PEERS: &[&str] = &["borgbackup", "debootstrap", "partclone", "qemu-utils", "restic", "zstd"];

@@ -7,8 +7,9 @@
 //! into place and its directory flushed.
 
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use futures_util::TryStreamExt;
@@ -46,7 +47,8 @@ pub trait Store: Send + Sync {
     /// [`Error::Store`]; nothing is then visible under the name that was not before.
     fn put(&self, name: &str, parts: Vec<Bytes>) -> Result<()>;
 
-    /// As [`Store::put`], but never replaces: `false` when the name is taken.
+    /// As [`Store::put`], but never replaces: `false` when the name is taken. Where a store cannot tell, as on
+    /// FAT, two that write the same name at the same moment may both hear `true`.
     ///
     /// # Errors
     /// [`Error::Store`].
@@ -57,6 +59,16 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// [`Error::Store`].
     fn delete(&self, name: &str) -> Result<()>;
+
+    /// Removes what puts left that were cut off before their object became visible, if it was last written
+    /// before `time`; gives its size in bytes.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    fn remove_debris(&self, time: Timestamp) -> Result<u64> {
+        let _ = time;
+        Ok(0)
+    }
 
     /// Where the store is, for messages.
     fn location(&self) -> String;
@@ -120,17 +132,50 @@ impl CrateStore {
     }
 }
 
+/// A new object is linked into place, which FAT and exFAT, and some servers, cannot do.
+fn has_no_links(error: &object_store::Error) -> bool {
+    const NO_LINKS: [i32; 4] = [nix::libc::EPERM, nix::libc::EOPNOTSUPP, nix::libc::ENOSYS, nix::libc::EMLINK];
+    let cause = root_cause(error).downcast_ref::<std::io::Error>();
+    cause.and_then(std::io::Error::raw_os_error).is_some_and(|code| NO_LINKS.contains(&code))
+}
+
+/// The crate's own text ends in its source chain; the last link says what happened.
+fn root_cause(error: &object_store::Error) -> &(dyn std::error::Error + 'static) {
+    let mut cause: &(dyn std::error::Error + 'static) = error;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    cause
+}
+
+/// The crate writes `name#1`, and then renames it.
+fn is_debris(name: &str) -> bool {
+    name.rsplit_once('#').is_some_and(|(_, number)| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
+}
+
+fn remove_debris(directory: &Path, time: SystemTime, depth: u32) -> std::io::Result<u64> {
+    let mut freed = 0;
+    for entry in std::fs::read_dir(directory)? {
+        let entry = entry?;
+        // Whatever is gone meanwhile is gone.
+        let Ok(metadata) = entry.metadata() else { continue };
+        if metadata.is_dir() && depth > 0 {
+            freed += remove_debris(&entry.path(), time, depth - 1)?;
+        } else if metadata.is_file()
+            && is_debris(&entry.file_name().to_string_lossy())
+            && metadata.modified()? < time
+            && std::fs::remove_file(entry.path()).is_ok()
+        {
+            freed += metadata.len();
+        }
+    }
+    Ok(freed)
+}
+
 fn store_error(operation: &'static str, object: &str, error: &object_store::Error) -> Error {
     match error {
         object_store::Error::NotFound { .. } => Error::Missing { object: object.to_owned() },
-        _ => {
-            // The crate's own text ends in its source chain; the last link says what happened.
-            let mut cause: &dyn std::error::Error = error;
-            while let Some(next) = cause.source() {
-                cause = next;
-            }
-            Error::Store { operation, object: object.to_owned(), detail: cause.to_string() }
-        }
+        _ => Error::Store { operation, object: object.to_owned(), detail: root_cause(error).to_string() },
     }
 }
 
@@ -167,9 +212,14 @@ impl Store for CrateStore {
     }
 
     fn put_new(&self, name: &str, parts: Vec<Bytes>) -> Result<bool> {
-        match self.put_with(name, parts, PutMode::Create) {
+        match self.put_with(name, parts.clone(), PutMode::Create) {
             Ok(()) => Ok(true),
             Err(object_store::Error::AlreadyExists { .. }) => Ok(false),
+            Err(error) if self.local.is_some() && has_no_links(&error) => match self.get_range(name, 0..1) {
+                Ok(_) => Ok(false),
+                Err(Error::Missing { .. }) => self.put(name, parts).map(|()| true),
+                Err(error) => Err(error),
+            },
             Err(error) => Err(store_error("write", name, &error)),
         }
     }
@@ -181,11 +231,53 @@ impl Store for CrateStore {
         }
     }
 
+    fn remove_debris(&self, time: Timestamp) -> Result<u64> {
+        let Some(directory) = &self.local else { return Ok(0) };
+        let failed = |error: std::io::Error| Error::Store {
+            operation: "list",
+            object: directory.display().to_string(),
+            detail: error.to_string(),
+        };
+        remove_debris(directory, time.into(), 3).map_err(failed)
+    }
+
     fn location(&self) -> String {
         self.location.clone()
     }
 
     fn local_directory(&self) -> Option<PathBuf> {
         self.local.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn only_old_debris_is_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = CrateStore::local(directory.path()).unwrap();
+        store.put("packs/ab/abcd", vec![Bytes::from_static(b"kept")]).unwrap();
+        let hour_ago = SystemTime::now() - Duration::from_secs(3600);
+        let file = |name: &str, time: SystemTime| {
+            let path = directory.path().join("packs/ab").join(name);
+            std::fs::write(&path, b"four").unwrap();
+            std::fs::File::options().append(true).open(path).unwrap().set_modified(time).unwrap();
+        };
+        file("abcd", hour_ago);
+        file("cut#1", hour_ago);
+        file("cut#12", hour_ago);
+        file("being written#1", SystemTime::now());
+        file("somebody's #tag", hour_ago);
+        let freed = store.remove_debris(Timestamp::now() - jiff::SignedDuration::from_mins(30)).unwrap();
+        assert_eq!(freed, 8);
+        let mut left: Vec<_> = std::fs::read_dir(directory.path().join("packs/ab"))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        left.sort();
+        assert_eq!(left, ["abcd", "being written#1", "somebody's #tag"]);
     }
 }

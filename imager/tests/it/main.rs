@@ -12,6 +12,7 @@ mod fs_ntfs;
 mod fs_swap;
 mod fs_xfs;
 mod identity;
+mod processes;
 mod support;
 mod table;
 mod table_adapt;
