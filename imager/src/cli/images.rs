@@ -55,7 +55,7 @@ pub(super) fn images(global: &Global) -> Result<u8> {
     } else if images.is_empty() {
         println!("no images yet; `imager capture DISK` makes one");
     } else {
-        let heading = ["Image", "When", "Name", "Machine", "Disks", "Size", "In use", "Added"];
+        let heading = ["Image", "When", "Name", "Machine", "Size", "In use", "Added"];
         let mut rows = vec![heading.map(str::to_owned)];
         rows.extend(images.iter().map(|(id, manifest)| {
             [
@@ -63,7 +63,6 @@ pub(super) fn images(global: &Global) -> Result<u8> {
                 when(manifest.created),
                 manifest.name.clone().unwrap_or_default(),
                 manifest.machine.hostname.clone().unwrap_or_else(|| manifest.machine_words()),
-                manifest.disks.len().to_string(),
                 size(manifest.disks.iter().map(|disk| disk.size).sum()),
                 size(manifest.stats.read),
                 size(manifest.stats.stored),

@@ -25,7 +25,7 @@ use crate::repo::config::FORMAT_VERSION;
 use crate::repo::index::{IndexedPack, Inventory};
 use crate::repo::object::Kind;
 use crate::repo::pack::{PackId, SessionId, object_name};
-use crate::repo::session::{Doomed, FoundSession, PRUNE_STALE_AFTER, Session, Work};
+use crate::repo::session::{CAPTURE_STALE_AFTER, Doomed, FoundSession, PRUNE_STALE_AFTER, Session, Work};
 
 /// How much a prune does.
 #[derive(Clone, Copy, Debug)]
@@ -144,6 +144,7 @@ fn prune_as(
         progress.begin(Phase::Finishing, 0);
         doom(repository, session, dooms, gain, options, progress, pruned)?;
     }
+    pruned.freed += repository.store().remove_debris(now - CAPTURE_STALE_AFTER)?;
     sweep_sessions(repository, &others, options)
 }
 

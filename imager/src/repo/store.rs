@@ -7,8 +7,9 @@
 //! into place and its directory flushed.
 
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use futures_util::TryStreamExt;
@@ -51,7 +52,8 @@ pub trait Store: Send + Sync {
     /// [`Error::Store`]; nothing is then visible under the name that was not before.
     fn put(&self, name: &str, parts: Vec<Bytes>) -> Result<()>;
 
-    /// As [`Store::put`], but never replaces: `false` when the name is taken.
+    /// As [`Store::put`], but never replaces: `false` when the name is taken. Where a store cannot tell, as on
+    /// FAT, two that write the same name at the same moment may both hear `true`.
     ///
     /// # Errors
     /// [`Error::Store`].
@@ -62,6 +64,16 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// [`Error::Store`].
     fn delete(&self, name: &str) -> Result<()>;
+
+    /// Removes what puts left that were cut off before their object became visible, if it was last written
+    /// before `time`; gives its size in bytes.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    fn remove_debris(&self, time: Timestamp) -> Result<u64> {
+        let _ = time;
+        Ok(0)
+    }
 
     /// Where the store is, for messages.
     fn location(&self) -> String;
@@ -140,6 +152,30 @@ fn is_unsupported(error: &object_store::Error) -> bool {
     matches!(code, Some(libc::EPERM | libc::EOPNOTSUPP | libc::ENOSYS))
 }
 
+/// The crate writes `name#1`, and then renames it.
+fn is_debris(name: &str) -> bool {
+    name.rsplit_once('#').is_some_and(|(_, number)| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
+}
+
+fn remove_debris(directory: &Path, time: SystemTime, depth: u32) -> std::io::Result<u64> {
+    let mut freed = 0;
+    for entry in std::fs::read_dir(directory)? {
+        let entry = entry?;
+        // Whatever is gone meanwhile is gone.
+        let Ok(metadata) = entry.metadata() else { continue };
+        if metadata.is_dir() && depth > 0 {
+            freed += remove_debris(&entry.path(), time, depth - 1)?;
+        } else if metadata.is_file()
+            && is_debris(&entry.file_name().to_string_lossy())
+            && metadata.modified()? < time
+            && std::fs::remove_file(entry.path()).is_ok()
+        {
+            freed += metadata.len();
+        }
+    }
+    Ok(freed)
+}
+
 fn store_error(operation: &'static str, object: &str, error: &object_store::Error) -> Error {
     match error {
         object_store::Error::NotFound { .. } => Error::Missing { object: object.to_owned() },
@@ -207,6 +243,16 @@ impl Store for CrateStore {
         }
     }
 
+    fn remove_debris(&self, time: Timestamp) -> Result<u64> {
+        let Some(directory) = &self.local else { return Ok(0) };
+        let failed = |error: std::io::Error| Error::Store {
+            operation: "list",
+            object: directory.display().to_string(),
+            detail: error.to_string(),
+        };
+        remove_debris(directory, time.into(), 3).map_err(failed)
+    }
+
     fn location(&self) -> String {
         self.location.clone()
     }
@@ -236,5 +282,33 @@ mod tests {
         assert!(store.put_new("keys/a", vec!["one".into()]).unwrap());
         assert!(!store.put_new("keys/a", vec!["two".into()]).unwrap());
         assert_eq!(store.get("keys/a").unwrap(), "one");
+    }
+
+    use std::time::Duration;
+
+    #[test]
+    fn only_old_debris_is_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = CrateStore::local(directory.path()).unwrap();
+        store.put("packs/ab/abcd", vec![Bytes::from_static(b"kept")]).unwrap();
+        let hour_ago = SystemTime::now() - Duration::from_secs(3600);
+        let file = |name: &str, time: SystemTime| {
+            let path = directory.path().join("packs/ab").join(name);
+            std::fs::write(&path, b"four").unwrap();
+            std::fs::File::options().append(true).open(path).unwrap().set_modified(time).unwrap();
+        };
+        file("abcd", hour_ago);
+        file("cut#1", hour_ago);
+        file("cut#12", hour_ago);
+        file("being written#1", SystemTime::now());
+        file("somebody's #tag", hour_ago);
+        let freed = store.remove_debris(Timestamp::now() - jiff::SignedDuration::from_mins(30)).unwrap();
+        assert_eq!(freed, 8);
+        let mut left: Vec<_> = std::fs::read_dir(directory.path().join("packs/ab"))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        left.sort();
+        assert_eq!(left, ["abcd", "being written#1", "somebody's #tag"]);
     }
 }

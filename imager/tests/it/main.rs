@@ -17,6 +17,7 @@ mod fs_xfs;
 mod fuzz_replay;
 mod hostile_repository;
 mod identity;
+mod processes;
 mod python_reader;
 mod restore;
 mod store;
