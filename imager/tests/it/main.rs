@@ -13,6 +13,7 @@ mod fs_swap;
 mod fs_xfs;
 mod identity;
 mod processes;
+mod stalls;
 mod support;
 mod table;
 mod table_adapt;
