@@ -237,8 +237,8 @@ impl Outcome {
     }
 }
 
-/// The pipeline. Every stage ends when the one before it does; a failing stage drops its ends of the queues,
-/// which ends its neighbours.
+/// The pipeline. Every stage ends when the one before it does. A failing stage says so, which ends the reading,
+/// and takes what still comes: what lies in a queue holds buffers that the reading may wait for.
 fn run(
     shared: &Arc<Shared>,
     disks: &[PlannedDisk<'_>],
@@ -268,30 +268,25 @@ fn run(
         scope.spawn(move || stage(pack_frames(shared, &frame_rx, &pack_tx)));
         let storer = scope.spawn(move || {
             let mut storer = Storer::new(shared, known, options.level, frame_tx);
-            let roots = storer.run(&batch_rx);
-            (roots, storer.chunks, storer.new_chunks)
+            let roots = storer.run(&batch_rx).map_err(|error| shared.fail(error));
+            batch_rx.iter().for_each(drop);
+            (roots.unwrap_or_default(), storer.chunks, storer.new_chunks)
         });
         let mut read = Vec::new();
         for disk in disks {
             match read_disk(shared, disk, buffers, read_bytes, &batch_tx, progress) {
-                Ok(unreadable) => read.push(ReadDisk { roots: Vec::new(), unreadable }),
-                Err(error) => {
-                    shared.fail(error);
-                    break;
-                }
+                Some(unreadable) => read.push(ReadDisk { roots: Vec::new(), unreadable }),
+                None => break,
             }
         }
         drop(batch_tx);
-        let (roots, chunks, new_chunks) =
-            storer.join().unwrap_or_else(|_| (Err(Error::Internal("the storing thread panicked".into())), 0, 0));
-        match roots {
-            Ok(roots) => {
-                let mut roots = roots.into_iter();
-                for (disk, read) in disks.iter().zip(&mut read) {
-                    read.roots = roots.by_ref().take(disk.layout.regions.len()).collect();
-                }
-            }
-            Err(error) => shared.fail(error),
+        let (roots, chunks, new_chunks) = storer.join().unwrap_or_else(|_| {
+            shared.fail(Error::Internal("the storing thread panicked".into()));
+            (Vec::new(), 0, 0)
+        });
+        let mut roots = roots.into_iter();
+        for (disk, read) in disks.iter().zip(&mut read) {
+            read.roots = roots.by_ref().take(disk.layout.regions.len()).collect();
         }
         (read, chunks, new_chunks)
     })
@@ -326,7 +321,8 @@ fn put_and_index(shared: &Shared, packs: &Receiver<crate::repo::pack::Pack>) -> 
     })
 }
 
-/// Reads one disk and sends its cuts on; gives what was unreadable, in bytes of the disk.
+/// Reads one disk and sends its cuts on; gives what was unreadable, in bytes of the disk, or nothing when it has
+/// failed and said so.
 fn read_disk(
     shared: &Arc<Shared>,
     disk: &PlannedDisk<'_>,
@@ -334,7 +330,7 @@ fn read_disk(
     read_bytes: usize,
     batches: &Sender<Batch>,
     progress: &Progress,
-) -> Result<ExtentSet> {
+) -> Option<ExtentSet> {
     let pool = BufferPool::new(buffers, read_bytes);
     let (request_tx, request_rx) = bounded::<Request>(0);
     // Steps in the order of the disk: a pending read, zeros, the beginning or the end of a region.
@@ -346,7 +342,9 @@ fn read_disk(
         }
         drop(request_rx);
         scope.spawn(move || dispatch(shared, disk, &pool, &request_tx, &step_tx, progress));
-        cut(shared, disk, &step_rx, batches, progress)
+        let cut = cut(shared, disk, &step_rx, batches, progress).map_err(|error| shared.fail(error));
+        step_rx.iter().for_each(drop);
+        cut.ok()
     })
 }
 

@@ -1,6 +1,7 @@
 //! Tests against real disks, file systems and tools. One binary; one module per subject.
 #![expect(clippy::unwrap_used, clippy::panic, unreachable_pub, reason = "tests fail by panicking")]
 
+mod bad_sectors;
 mod cli;
 mod cut_off;
 mod engine;
@@ -20,6 +21,7 @@ mod identity;
 mod processes;
 mod python_reader;
 mod restore;
+mod stalls;
 mod store;
 mod support;
 mod table;

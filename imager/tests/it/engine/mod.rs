@@ -1,6 +1,7 @@
 //! What the tests of the engine share: a small disk with real file systems, a repository and a target in
 //! memory, stores and targets that fail on purpose, and the everyday actions.
 
+mod disk;
 mod store;
 mod target;
 
@@ -27,6 +28,7 @@ use imager::verify::{Report, verify_repository};
 use imager::{Error, Result};
 use jiff::SignedDuration;
 
+pub(crate) use self::disk::{Content as DiskContent, FaultDisk};
 pub(crate) use self::store::{Fault, FaultStore, MemStore, Op, StoreWith, Verdict};
 pub(crate) use self::target::{MemTarget, TargetFault, Write, apply};
 use crate::support::sh;
