@@ -1,13 +1,10 @@
 //! What must be true of every volume.
 
-#[path = "volume.rs"]
-mod volume;
-
 use imager::extent::Extent;
 use imager::fs::inspect;
 use imager::read_at::ReadAt;
 
-pub(crate) use volume::PatchedVolume;
+use super::volume::PatchedVolume;
 
 /// Reads `data` as a volume, and looks for a file system on it.
 pub(crate) fn run(data: &[u8]) {

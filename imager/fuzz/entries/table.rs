@@ -1,13 +1,10 @@
 //! What must be true of every disk: its regions are the whole disk, and its table can be fitted to a larger one.
 
-#[path = "volume.rs"]
-mod volume;
-
 use imager::layout::{self, Wanted};
 use imager::read_at::ReadAt;
 use imager::table::{self, Ids};
 
-pub(crate) use volume::PatchedVolume;
+use super::volume::PatchedVolume;
 
 /// Reads `data` as a disk; the first byte chooses the size of its sectors.
 pub(crate) fn run(data: &[u8]) {

@@ -3,5 +3,7 @@
 
 #[path = "../entries/filesystem.rs"]
 mod entry;
+#[path = "../entries/volume.rs"]
+mod volume;
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| entry::run(data));

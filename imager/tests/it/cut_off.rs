@@ -13,8 +13,8 @@ use crate::engine::{
 use crate::volume::Random;
 
 /// Whether a machine would take this for a disk with partitions.
-fn looks_like_a_disk(bytes: &Vec<u8>) -> bool {
-    !table::read(bytes, Some(512)).unwrap().partitions.is_empty()
+fn looks_like_a_disk(bytes: &[u8]) -> bool {
+    !table::read(&bytes.to_vec(), Some(512)).unwrap().partitions.is_empty()
 }
 
 /// Whether everything that is in use on `disk` is there.

@@ -17,6 +17,8 @@ use crate::support::{run, sh};
 mod filesystem;
 #[path = "../../fuzz/entries/table.rs"]
 mod table;
+#[path = "../../fuzz/entries/volume.rs"]
+mod volume;
 
 fn corpus(target: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target)
@@ -56,7 +58,7 @@ fn every_target_is_replayed() {
 fn seeds_are_understood() {
     for (name, kind) in SEEDS.map(|seed| (seed.name, seed.kind)) {
         let seed = fs::read(corpus("filesystem").join(name)).unwrap();
-        let found = inspect(&filesystem::PatchedVolume::decode(&seed));
+        let found = inspect(&volume::PatchedVolume::decode(&seed));
         assert_eq!(found.kind, kind, "{name}");
         assert!(found.used.total() < found.size, "{name} is read whole: {:?}", found.notes);
     }

@@ -35,7 +35,7 @@ fn boxed(disk: FaultDisk) -> [Box<dyn Source>; 1] {
 /// A store in which every call takes a while, each another one.
 fn slow(inner: Arc<dyn Store>, judge: impl Fn(Op, &str) -> Verdict + Send + Sync + 'static) -> Arc<dyn Store> {
     let count = AtomicUsize::new(0);
-    StoreWith::new(inner, move |call| {
+    StoreWith::around(inner, move |call| {
         let number = count.fetch_add(1, Ordering::SeqCst) as u64;
         std::thread::sleep(Duration::from_micros(number.wrapping_mul(7919) % 9000));
         judge(call.op, call.name)

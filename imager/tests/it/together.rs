@@ -63,7 +63,7 @@ fn a_capture_that_slept_while_its_packs_were_deleted_makes_no_image() {
         init(Arc::clone(&store) as Arc<dyn Store>);
         let below = Arc::clone(&store);
         let slept = AtomicBool::new(false);
-        let sleepy = StoreWith::new(Arc::clone(&store) as Arc<dyn Store>, move |call| {
+        let sleepy = StoreWith::around(Arc::clone(&store) as Arc<dyn Store>, move |call| {
             if call.is(Op::Put, "index") && !slept.swap(true, Ordering::SeqCst) {
                 below.advance(SignedDuration::from_hours(2));
                 let freed = prune(&open(Arc::clone(&below) as Arc<dyn Store>)).unwrap();

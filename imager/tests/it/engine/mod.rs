@@ -5,6 +5,7 @@ mod disk;
 mod store;
 mod target;
 
+use std::io::Write as _;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -40,7 +41,7 @@ pub(crate) fn within<T>(limit: Duration, what: &str, work: impl FnOnce() -> T) -
     let what = what.to_owned();
     let watchdog = std::thread::spawn(move || {
         if wait.recv_timeout(limit) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
-            eprintln!("{what}: not done after {limit:?}, so it hangs");
+            let _ = writeln!(std::io::stderr(), "{what}: not done after {limit:?}, so it hangs");
             std::process::abort();
         }
     });
@@ -70,8 +71,8 @@ impl TestDisk {
 }
 
 /// What a disk is with zeros wherever an image says nothing.
-fn captured_bytes(disk: &Vec<u8>) -> Vec<u8> {
-    let layout = layout::read(disk, Some(512), &Wanted::default()).unwrap();
+fn captured_bytes(disk: &[u8]) -> Vec<u8> {
+    let layout = layout::read(&disk.to_vec(), Some(512), &Wanted::default()).unwrap();
     let mut restored = vec![0; disk.len()];
     for region in &layout.regions {
         for extent in region.wanted.iter() {

@@ -138,7 +138,7 @@ pub(crate) struct StoreWith<F> {
 }
 
 impl<F: Fn(Call<'_>) -> Verdict + Send + Sync + 'static> StoreWith<F> {
-    pub(crate) fn new(inner: Arc<dyn Store>, judge: F) -> Arc<dyn Store> {
+    pub(crate) fn around(inner: Arc<dyn Store>, judge: F) -> Arc<dyn Store> {
         Arc::new(Self { inner, judge })
     }
 
@@ -255,7 +255,7 @@ impl FaultStore {
     pub(crate) fn around(inner: Arc<dyn Store>, fault: Fault, nth: usize) -> (Arc<dyn Store>, Arc<Self>) {
         let state = Arc::new(Self { fault, nth, count: AtomicUsize::new(0), struck: AtomicBool::new(false) });
         let judge = Arc::clone(&state);
-        (StoreWith::new(inner, move |call| judge.judge(call)), state)
+        (StoreWith::around(inner, move |call| judge.judge(call)), state)
     }
 
     /// Whether it came to the fault.
