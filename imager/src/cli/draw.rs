@@ -187,16 +187,17 @@ pub(super) fn table<const N: usize>(rows: &[[String; N]]) -> String {
             *width = cell.chars().count().max(*width);
         }
     }
-    let is_number = |column: usize| {
-        rows.iter()
-            .skip(1)
-            .filter_map(|row| row.get(column))
-            .all(|cell| cell.is_empty() || cell.starts_with(|c: char| c.is_ascii_digit()))
+    let all = |column: usize, is: &dyn Fn(&str) -> bool| rows.iter().skip(1).all(|row| is(&row[column]));
+    let is_number = |cell: &str| {
+        let number = cell.split(' ').next().unwrap_or_default();
+        number.chars().all(|c| c.is_ascii_digit() || c == '.')
     };
-    let right: Vec<bool> = (0..N).map(is_number).collect();
+    let right: [bool; N] = std::array::from_fn(|column| all(column, &is_number));
+    let starts_with_digit = |cell: &str| cell.is_empty() || cell.starts_with(|c: char| c.is_ascii_digit());
+    let rigid: [bool; N] = std::array::from_fn(|column| all(column, &starts_with_digit));
     let room = columns().unwrap_or(usize::MAX);
     while widths.iter().sum::<usize>() + 2 * N > room {
-        let texts = widths.iter_mut().zip(&right).filter(|(width, right)| !**right && **width > TEXT_WIDTH_MIN);
+        let texts = widths.iter_mut().zip(&rigid).filter(|(width, rigid)| !**rigid && **width > TEXT_WIDTH_MIN);
         let Some((widest, _)) = texts.max_by_key(|(width, _)| **width) else { break };
         *widest -= 1;
     }

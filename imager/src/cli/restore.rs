@@ -51,7 +51,7 @@ pub(super) struct Restore {
     /// Serial number of the block device to overwrite (its path, if it has none); once for each.
     #[arg(long, value_name = "SERIAL")]
     confirm: Vec<String>,
-    /// Overwrite a file that exists.
+    /// Overwrite a file that exists. One that is larger than the disk in the image keeps its size.
     #[arg(long)]
     force: bool,
     /// Tell the target that unused space is not needed (TRIM). [default: leave it as it is]
@@ -157,14 +157,17 @@ pub(super) fn restore(global: &Global, args: Restore) -> Result<u8> {
             "type": "restored", "image": id.to_string(), "seconds": began.elapsed().as_secs_f64(), "result": restored,
         }));
     } else {
+        println!("restored {id}");
         println!(
-            "restored {id}: {} written, {} unchanged, {} read from the repository, in {}{}",
+            "{} written, {} unchanged, {} read from the repository, in {}",
             size(restored.written),
             size(restored.unchanged),
             size(restored.read),
             duration(began.elapsed()),
-            if restored.read_back { "; read back and found equal" } else { "" },
         );
+        if restored.read_back {
+            println!("read back and found equal");
+        }
         for warning in &restored.warnings {
             println!("warning: {warning}");
         }
@@ -173,7 +176,7 @@ pub(super) fn restore(global: &Global, args: Restore) -> Result<u8> {
         }
         if restored.lost > 0 {
             println!(
-                "warning: {} are zeros because the repository is damaged; `imager verify {id}` says where",
+                "warning: {} are zeros because the repository is damaged; `imager verify --read-data {id}` says where",
                 size(restored.lost)
             );
         }

@@ -86,8 +86,6 @@ pub(super) fn init(global: &Global, args: Init) -> Result<u8> {
     if args.no_password && global.password_file.as_ref().is_some_and(|file| Some(file) != environment.as_ref()) {
         return Err(Error::Usage("--no-password and --password-file contradict each other".into()));
     }
-    std::fs::create_dir_all(&args.repository).map_err(Error::io("create", &args.repository))?;
-    let store = Arc::new(CrateStore::local(&args.repository)?);
     let lock = if args.no_password {
         Lock::None
     } else {
@@ -101,6 +99,8 @@ pub(super) fn init(global: &Global, args: Init) -> Result<u8> {
         };
         Lock::Password(password)
     };
+    std::fs::create_dir_all(&args.repository).map_err(Error::io("create", &args.repository))?;
+    let store = Arc::new(CrateStore::local(&args.repository)?);
     let repository = Repository::create(store, &lock, chunks)?;
     let id = repository.config().id;
     if global.json {
@@ -130,12 +130,12 @@ pub(super) fn verify(global: &Global, args: &Verify) -> Result<u8> {
     if global.json {
         print_json(&serde_json::json!({ "type": "verified", "sound": report.is_sound(), "report": report }));
     } else {
-        print_report(&report);
+        print_report(&report, depth);
     }
     if report.is_sound() { Ok(0) } else { Err(Error::DamageFound(report.summary())) }
 }
 
-fn print_report(report: &Report) {
+fn print_report(report: &Report, depth: Depth) {
     for line in &report.damaged_objects {
         println!("damage: {line}");
     }
@@ -152,13 +152,13 @@ fn print_report(report: &Report) {
             println!("      ... and {} more places (--json has all)", hurt.extents.len() - 20);
         }
     }
-    println!(
-        "{}, {}, {} of data read: {}",
-        count(usize::try_from(report.images).unwrap_or(usize::MAX), "image"),
-        count(usize::try_from(report.packs).unwrap_or(usize::MAX), "pack"),
-        size(report.bytes_read),
-        report.summary()
-    );
+    let number = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
+    let what = match depth {
+        Depth::Data => format!("{} of data read", size(report.bytes_read)),
+        _ => "seals checked (--read-data reads the data, too)".to_owned(),
+    };
+    let (images, packs) = (count(number(report.images), "image"), count(number(report.packs), "pack"));
+    println!("{images}, {packs}, {what}: {}", report.summary());
 }
 
 pub(super) fn prune(global: &Global, args: &Prune) -> Result<u8> {
@@ -183,7 +183,10 @@ pub(super) fn prune(global: &Global, args: &Prune) -> Result<u8> {
         println!("warning: {warning}");
     }
     let verb = if args.dry_run { "would free" } else { "freed" };
-    println!("{verb} {} of {}, writing {} anew", size(pruned.freed), size(pruned.before), size(pruned.rewritten));
+    println!("{verb} {} of {}", size(pruned.freed), size(pruned.before));
+    if pruned.rewritten > 0 {
+        println!("{} of that written anew, to free what lay between", size(pruned.rewritten));
+    }
     if pruned.waiting > 0 {
         println!(
             "{} more will be freed by the next prune, after the captures that run now on {}",

@@ -1,12 +1,13 @@
 //! The command line as people and programs see it: what it prints, on terminals and off them, and what it counts.
 
 use std::fs;
+use std::io::Write;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use crate::support::{Imager, gpt_disk, noise, read_at, run, sh, sparse_file, write_at};
+use crate::support::{Imager, Loop, gpt_disk, noise, read_at, run, sh, sparse_file, write_at};
 use crate::volume::Scratch;
 
 const MIB: u64 = 1 << 20;
@@ -194,6 +195,7 @@ fn disks_and_images_are_drawn_to_the_width_of_the_terminal() {
     // A label that would clear the screen.
     run("sgdisk", ["-c", "1:\u{1b}[2Jbös", text(&disk)]);
     let imager = Imager::init(&dir.path("repository"));
+    imager.capture(&disk, &["--name", "a name that is longer than most"]);
     imager.capture(&disk, &["--name", "näme\u{7}", "--note", "nöte\u{1b}[31m"]);
     for args in [&["inspect", text(&disk)][..], &["show", "latest"], &["images"]] {
         let out = imager.ok(args);
@@ -223,22 +225,71 @@ fn disks_and_images_are_drawn_to_the_width_of_the_terminal() {
     }
 }
 
-/// What a run prints on a terminal of so many columns, control sequences and all, with a line for each redrawing.
-fn terminal(imager: &Imager, columns: usize, args: &str) -> String {
-    let mut command = imager.command(&[]);
-    let program = command.get_program().to_str().unwrap().to_owned();
-    let inner = format!("stty cols {columns} rows 24; exec {program} {args}");
-    let environment: Vec<_> = command.get_envs().map(|(k, v)| (k.to_owned(), v.map(ToOwned::to_owned))).collect();
-    command = std::process::Command::new("script");
-    command.args(["-qec", &inner, "/dev/null"]).stdin(Stdio::null()).env("TERM", "xterm");
-    for (name, value) in environment {
+/// Runs a shell script, in which `imager` is the program, on a terminal.
+fn on_terminal(imager: &Imager, script: &str) -> Command {
+    let program = imager.command(&[]);
+    let mut command = Command::new("script");
+    let script = script.replace("exec imager", &format!("exec {}", program.get_program().to_str().unwrap()));
+    command.args(["-qefc", &script, "/dev/null"]).env("TERM", "xterm");
+    for (name, value) in program.get_envs() {
         match value {
             Some(value) => command.env(name, value),
             None => command.env_remove(name),
         };
     }
-    let output = command.output().unwrap();
+    command
+}
+
+/// What a run prints on a terminal of so many columns, control sequences and all, with a line for each redrawing.
+fn terminal(imager: &Imager, columns: usize, args: &str) -> String {
+    let mut command = on_terminal(imager, &format!("stty cols {columns} rows 24; exec imager {args}"));
+    let output = command.stdin(Stdio::null()).output().unwrap();
     String::from_utf8(output.stdout).unwrap().replace('\r', "\n")
+}
+
+/// Types `input` on a terminal to a run.
+fn typed(imager: &Imager, args: &str, input: &str) -> (Option<i32>, String) {
+    let mut script = on_terminal(imager, &format!("exec imager {args}"));
+    script.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = script.spawn().unwrap();
+    let mut keyboard = child.stdin.take().unwrap();
+    for line in input.split_inclusive('\n') {
+        // What is typed before the program asks is lost when it turns the echo off.
+        std::thread::sleep(std::time::Duration::from_millis(1000));
+        keyboard.write_all(line.as_bytes()).unwrap();
+    }
+    let output = child.wait_with_output().unwrap();
+    (output.status.code(), String::from_utf8(output.stdout).unwrap())
+}
+
+#[test]
+fn passwords_and_serial_numbers_are_asked_for_on_a_terminal() {
+    let dir = Scratch::new();
+    let repository = dir.path("repository");
+    let imager = Imager::at(&repository);
+    let init = format!("init {}", text(&repository));
+    let (code, said) = typed(&imager, &init, "one\nother\n");
+    assert!(code == Some(2) && said.contains("the two passwords differ"), "{said}");
+    let (code, said) = typed(&imager, &init, "secret\nsecret\n");
+    assert!(code == Some(0) && said.contains("made the encrypted repository") && !said.contains("secret"), "{said}");
+    let (code, said) = typed(&imager, "images", "secret\n");
+    assert!(code == Some(0) && said.contains("no images yet"), "{said}");
+
+    let imager = imager.with("IMAGER_PASSWORD", "secret");
+    let disk = dir.path("disk");
+    fs::write(&disk, noise(1 << 20, 1)).unwrap();
+    imager.capture(&disk, &[]);
+    let target = sparse_file(&dir.path("target"), MIB);
+    let device = Loop::attach(&target, &[]);
+    let restore = format!("restore latest --to {}", text(&device.0));
+    for answer in ["yes", ""] {
+        let (code, said) = typed(&imager, &restore, &format!("{answer}\n"));
+        assert!(code == Some(6) && said.contains("will be overwritten: a disk, no serial number, 1.00 MiB"), "{said}");
+    }
+    assert!(fs::read(&target).unwrap() == vec![0; 1 << 20]);
+    let (code, said) = typed(&imager, &restore, &format!("{}\n", text(&device.0)));
+    assert!(code == Some(0) && said.contains("Type its path to go on: "), "{said}");
+    assert!(fs::read(&target).unwrap() == noise(1 << 20, 1));
 }
 
 /// Without the control sequences.
@@ -255,11 +306,11 @@ fn stripped(line: &str) -> String {
 fn progress_fits_the_terminal_and_says_what_counts() {
     let dir = Scratch::new();
     let disk = dir.path("disk");
-    fs::write(&disk, noise(64 << 20, 1)).unwrap();
+    fs::write(&disk, noise(96 << 20, 1)).unwrap();
     for columns in [50, 80] {
         let repository = dir.path(&format!("repository-{columns}"));
         let imager = Imager::init(&repository);
-        let screen = terminal(&imager, columns, &format!("capture {} --level 12 --memory 64M", disk.display()));
+        let screen = terminal(&imager, columns, &format!("capture {} --level 15 --memory 64M", disk.display()));
         // A line that fills the terminal is followed by the next without a line end.
         let pieces = |line: String| {
             let chars: Vec<char> = line.chars().collect();
@@ -271,9 +322,12 @@ fn progress_fits_the_terminal_and_says_what_counts() {
         for line in lines.iter().filter(|line| line.starts_with("copying") || line.starts_with("  ")) {
             assert!(line.trim_end().len() < columns, "{columns}: {line:?}");
         }
-        assert!(frames.iter().any(|frame| frame.contains(" of 64.0 MiB, ") && frame.contains("/s")), "{frames:?}");
+        assert!(frames.iter().all(|frame| frame.contains("% ") && frame.contains(" of 96.0 MiB")), "{frames:?}");
         if columns == 80 {
-            assert!(frames.iter().any(|frame| frame.contains("[=") && frame.contains(" left")), "{frames:?}");
+            assert!(
+                frames.iter().any(|frame| ["[=", "/s", " left"].iter().all(|part| frame.contains(part))),
+                "{frames:?}"
+            );
             let counts = |line: &String| line.contains("0 B known already, ") && line.contains(" stored as ");
             assert!(lines.iter().any(counts), "{screen}");
         }
