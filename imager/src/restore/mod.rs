@@ -2,11 +2,12 @@
 //!
 //! ```text
 //! manifest ─► plan ─► compare (only with changed-only) ─► frames in storage order ─► every place that needs them
-//!                                                                             ─► flush ─► first MiB ─► flush
+//!                                                       ─► flush ─► first and last MiB, the first sector last
 //! ```
 //!
-//! The first MiB of whatever becomes bootable is emptied first and written last: a restore that was cut short
-//! never looks like a finished one. Must not know: terminals, how captures are made.
+//! The first MiB of whatever becomes bootable, and the last of a disk, are emptied first and written last, with a
+//! flush between the steps: a restore that was cut short never looks like a finished one, whatever the target's
+//! cache has lost. Must not know: terminals, how captures are made.
 
 mod captured;
 mod check;
@@ -226,10 +227,10 @@ fn leave_out_unchanged(
     let mut kept = Vec::new();
     for disk in disks {
         // What is emptied first has to be written whatever it holds now.
-        let wiped = |extent: Extent| disk.wiped.intersect(extent).next().is_some();
+        let held = |extent: Extent| disk.held.intersect(extent).next().is_some();
         let (always, compared): (Vec<Want>, Vec<Want>) = wants_of(disk, by_place)
             .iter()
-            .partition(|want| wiped(Extent::new(want.place - disk.base, want.len.into())));
+            .partition(|want| held(Extent::new(want.place - disk.base, want.len.into())));
         kept.extend(always);
         kept.extend(compare::differing(repository, &*disk.target, disk.base, &compared, progress)?);
         disk.zeros = compare::not_zero(&*disk.target, &disk.zeros, progress)?;
@@ -420,10 +421,12 @@ impl DiskPlan {
         if self.target.is_blank() {
             return Ok(());
         }
-        for extent in self.wiped.iter() {
-            self.target.zero(extent).map_err(self.io("clear", extent))?;
+        for step in [&self.first_sectors, &self.held.minus(&self.first_sectors)] {
+            for extent in step.iter() {
+                self.target.zero(extent).map_err(self.io("clear", extent))?;
+            }
+            self.flush()?;
         }
-        self.flush()?;
         for extent in self.discard.iter() {
             progress.check()?;
             if let Err(error) = self.target.discard(extent) {
@@ -432,7 +435,7 @@ impl DiskPlan {
                 break;
             }
         }
-        for extent in self.zeros.union(&self.unreadable).minus(&self.wiped).iter() {
+        for extent in self.zeros.union(&self.unreadable).minus(&self.held).iter() {
             progress.check()?;
             self.target.zero(extent).map_err(self.io("clear", extent))?;
         }
@@ -473,17 +476,22 @@ impl DiskPlan {
         Ok(())
     }
 
-    /// Writes what was held back, and flushes it.
+    /// Writes what was held back: what names the rest only when that is on the medium.
     fn write_held(&self, held: &[u8], read_back: ReadBack) -> Result<()> {
-        let mut at = 0;
-        for extent in self.held.iter() {
-            let len = usize::try_from(extent.len).unwrap_or(0);
-            let bytes = held.get(at..at + len).unwrap_or_default();
-            self.target.write_at(extent.start, bytes).map_err(self.io("write", extent))?;
-            at += len;
+        let rest = self.held.minus(&self.naming).minus(&self.first_sectors);
+        for step in [&rest, &self.naming, &self.first_sectors] {
+            let mut at = 0;
+            for region in self.held.iter() {
+                for extent in step.intersect(region) {
+                    let start = at + usize::try_from(extent.start - region.start).unwrap_or(0);
+                    let bytes = held.get(start..start + usize::try_from(extent.len).unwrap_or(0)).unwrap_or_default();
+                    self.target.write_at(extent.start, bytes).map_err(self.io("write", extent))?;
+                }
+                at += usize::try_from(region.len).unwrap_or(0);
+            }
+            self.flush()?;
         }
-        self.flush()?;
-        at = 0;
+        let mut at = 0;
         for extent in self.held.iter().filter(|_| read_back == ReadBack::Yes) {
             let len = usize::try_from(extent.len).unwrap_or(0);
             let mut buf = crate::disk::source::AlignedBuf::new(len);

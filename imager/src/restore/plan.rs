@@ -17,10 +17,11 @@ use crate::repo::block_map::Run;
 use crate::repo::manifest::{DiskImage, Manifest};
 use crate::table::{self, Ids, Patch, TableKind};
 
-/// Bytes at the beginning of whatever becomes bootable, which are written last.
-pub(super) const HELD_BYTES: u64 = 1 << 20;
-/// Bytes at the end of a disk where an old backup of a partition table may be.
-const TAIL_BYTES: u64 = 1 << 20;
+/// Bytes at the beginning of whatever becomes bootable, and at the end of a disk, where the backup of its partition
+/// table is. They are emptied first and written last.
+const HELD_BYTES: u64 = 1 << 20;
+/// By so many of them at either end somebody might know a disk or a file system.
+const NAMING_BYTES: u64 = 4 << 10;
 
 /// A restore, planned.
 pub struct Plan {
@@ -44,10 +45,13 @@ pub struct DiskPlan {
     pub(super) unreadable: ExtentSet,
     /// Data to write, in bytes of the target.
     pub(super) data: ExtentSet,
-    /// Written last, in bytes of the target.
+    /// Emptied first and written last, in bytes of the target, so that a restore that was cut short is not taken
+    /// for a disk.
     pub(super) held: ExtentSet,
-    /// Emptied first, so that a restore that was cut short is not taken for a disk.
-    pub(super) wiped: ExtentSet,
+    /// The first sector of whatever becomes bootable. Emptied before and written after all else that is held.
+    pub(super) first_sectors: ExtentSet,
+    /// More of what is held by which it could be known; written just before those.
+    pub(super) naming: ExtentSet,
     /// What is discarded first.
     pub(super) discard: ExtentSet,
     /// What must be changed for the partition table to fit the target.
@@ -203,16 +207,16 @@ impl DiskPlan {
                 ),
             ));
         }
-        let mut held = ExtentSet::new();
-        let mut wiped = ExtentSet::new();
+        let whole = Extent::new(0, size);
+        // What becomes bootable.
+        let mut places = Vec::new();
         match &what {
             WhatToWrite::All | WhatToWrite::TableAndPartitions(_) => {
                 if size < image.size {
                     let missing = crate::units::size(image.size - size);
                     return Err(Error::refused(path, format!("it is {missing} smaller than the disk in the image")));
                 }
-                held.insert(Extent::new(0, HELD_BYTES.min(size)));
-                wiped.insert(Extent::new(size - TAIL_BYTES.min(size), TAIL_BYTES.min(size)));
+                places.push(whole);
             }
             WhatToWrite::PartitionsInPlace(numbers) => {
                 for &number in numbers {
@@ -220,7 +224,7 @@ impl DiskPlan {
                     if place.end() > size {
                         return Err(Error::refused(path, format!("partition {number} does not fit on it")));
                     }
-                    held.insert(Extent::new(place.start, HELD_BYTES.min(place.len)));
+                    places.push(place);
                 }
             }
             WhatToWrite::OnePartitionAlone(number) => {
@@ -232,10 +236,17 @@ impl DiskPlan {
                         format!("it is {missing} smaller than partition {number} in the image"),
                     ));
                 }
-                held.insert(Extent::new(0, HELD_BYTES.min(place.len)));
+                places.push(Extent::new(0, place.len));
             }
         }
-        let wiped = wiped.union(&held);
+        let beginnings = |len: u64| -> ExtentSet {
+            places.iter().map(|place| Extent::new(place.start, len.min(place.len))).collect()
+        };
+        let with_end = |set: ExtentSet, len: u64| {
+            let end = Extent::between(size - len.min(size), size);
+            if what.writes_table() { set.union(&[end].into_iter().collect()) } else { set }
+        };
+        let first_sectors = beginnings(sector.into());
         Ok(Self {
             disk,
             target,
@@ -243,8 +254,9 @@ impl DiskPlan {
             zeros: ExtentSet::new(),
             unreadable: ExtentSet::new(),
             data: ExtentSet::new(),
-            held,
-            wiped,
+            held: with_end(beginnings(HELD_BYTES), HELD_BYTES),
+            naming: with_end(beginnings(NAMING_BYTES), NAMING_BYTES).minus(&first_sectors),
+            first_sectors,
             discard: ExtentSet::new(),
             patches: Vec::new(),
             what,
@@ -266,7 +278,7 @@ impl DiskPlan {
                 partition_place(image, *number).map(|place| Extent::new(0, place.len)).into_iter().collect()
             }
         };
-        let written = self.data.union(&self.zeros).union(&self.unreadable).union(&self.wiped);
+        let written = self.data.union(&self.zeros).union(&self.unreadable).union(&self.held);
         // Whole MiB only: devices round, and may round the wrong way.
         let free = places.minus(&written);
         let grid = 1 << 20;
