@@ -27,10 +27,11 @@ impl Budget {
         Self::new(kib.unwrap_or(0) * 1024 / 2)
     }
 
-    /// Buffers of `size` bytes for reading: enough to keep an array of disks busy, no more.
+    /// Buffers of `size` bytes for reading: enough to keep an array of disks busy, and no more than the processor's
+    /// cache holds until they are hashed.
     #[must_use]
     pub fn read_buffers(self, size: usize) -> usize {
-        let bytes = (self.0 / 6).clamp(8 << 20, 32 << 20);
+        let bytes = (self.0 / 6).clamp(8 << 20, 16 << 20);
         usize::try_from(bytes).unwrap_or(8 << 20) / size.max(1)
     }
 
