@@ -10,8 +10,8 @@
 //! uses. Must not know: terminals, how a target is written.
 
 mod chunking;
-mod jobs;
-mod reading;
+pub(crate) mod jobs;
+pub(crate) mod reading;
 mod storing;
 
 use std::sync::Arc;

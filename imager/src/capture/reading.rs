@@ -91,16 +91,19 @@ pub(crate) struct Request {
 /// Carries out requests until there are none left. Several threads may do so at once.
 pub(crate) fn serve(source: &dyn Source, requests: &Receiver<Request>) {
     for Request { job, mut buf, reply } in requests {
-        let result = read(source, &job, &mut buf).map(|bad| Arc::new(Segment { job, buf, bad }));
+        let result = read(source, &job, buf.as_mut_slice()).map(|bad| Arc::new(Segment { job, buf, bad }));
         // The receiver is gone when the capture has failed elsewhere.
         let _ = reply.send(result);
     }
 }
 
-fn read(source: &dyn Source, job: &ReadJob, buf: &mut PooledBuf) -> Result<ExtentSet> {
+/// Carries out one read; gives what could not be read, relative to the region, which is zeros in `buf`.
+///
+/// # Errors
+/// [`Error::SourceVanished`].
+pub(crate) fn read(source: &dyn Source, job: &ReadJob, buf: &mut [u8]) -> Result<ExtentSet> {
     let len = usize::try_from(job.extent.len).map_err(|_| Error::Internal("a read of impossible length".into()))?;
-    let bytes =
-        buf.as_mut_slice().get_mut(..len).ok_or_else(|| Error::Internal("a read larger than its buffer".into()))?;
+    let bytes = buf.get_mut(..len).ok_or_else(|| Error::Internal("a read larger than its buffer".into()))?;
     if source.read_at(job.region_start + job.extent.start, bytes).is_ok() {
         return Ok(ExtentSet::new());
     }

@@ -4,6 +4,8 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "it is the command line")]
 
 mod capture;
+mod confirm;
+mod copy;
 mod draw;
 mod images;
 mod open;
@@ -49,6 +51,7 @@ const JSON: &str = "With --json every line on standard output is an object with 
     diff                             diff
     verified                         verify
     plan, restored                   restore
+    plan, copied                     copy, make-stick
     forgotten                        forget (one for each)
     pruned                           prune
     key, key_removed                 key
@@ -106,6 +109,10 @@ enum Command {
     Verify(upkeep::Verify),
     /// Write an image back to disks.
     Restore(restore::Restore),
+    /// Copy one disk onto another, without a repository.
+    Copy(copy::Copy),
+    /// Write a bootable stick that also has room for backups.
+    MakeStick(copy::MakeStick),
     /// Remove images. What only they needed is freed by `prune`.
     Forget(images::Forget),
     /// Free the space that no image needs.
@@ -186,6 +193,8 @@ fn run(cli: Cli) -> Result<u8> {
         Command::Diff { old, new } => images::diff(&global, &old, &new),
         Command::Verify(args) => upkeep::verify(&global, &args),
         Command::Restore(args) => restore::restore(&global, args),
+        Command::Copy(args) => copy::copy(&global, &args),
+        Command::MakeStick(args) => copy::make_stick(&global, &args),
         Command::Forget(args) => images::forget(&global, &args),
         Command::Prune(args) => upkeep::prune(&global, &args),
         Command::Key(args) => upkeep::key(&global, args),

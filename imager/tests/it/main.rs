@@ -3,6 +3,7 @@
 
 mod bad_sectors;
 mod cli;
+mod copy;
 mod cut_off;
 mod engine;
 mod faults;
