@@ -27,6 +27,12 @@ impl Budget {
         Self::new(kib.unwrap_or(0) * 1024 / 2)
     }
 
+    /// All of it.
+    #[must_use]
+    pub fn bytes(self) -> u64 {
+        self.0
+    }
+
     /// Buffers of `size` bytes for reading: enough to keep an array of disks busy, and no more than the processor's
     /// cache holds until they are hashed.
     #[must_use]

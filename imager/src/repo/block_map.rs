@@ -28,7 +28,7 @@ use crate::read_at::field;
 
 /// Bytes that one leaf describes.
 pub const SPAN: u64 = 16 << 20;
-pub(super) const FANOUT: u64 = 1024;
+pub(crate) const FANOUT: u64 = 1024;
 pub(super) const LEAF_RECORD: usize = 40;
 pub(super) const NODE_RECORD: usize = 36;
 /// The id that stands for zeros.
