@@ -93,7 +93,8 @@ impl Fat<'_> {
     pub(super) fn build(&self, ingredients: &Ingredients, image: &Path, files: &[(PathBuf, &str)]) -> Result<()> {
         lifeboat_tests::disk::sparse_file(image, self.bytes)?;
         let mut mkfs = ingredients.command("mkfs.fat");
-        mkfs.args(["--invariant", "-F", self.bits, "-n", self.label, "-i", self.serial]).arg(image);
+        // The smallest clusters: a small file system has to have enough of them for its kind.
+        mkfs.args(["--invariant", "-s", "1", "-F", self.bits, "-n", self.label, "-i", self.serial]).arg(image);
         tool::output(&mut mkfs)?;
         let mut folders: Vec<&Path> = files.iter().flat_map(|(_, path)| Path::new(path).ancestors().skip(1)).collect();
         folders.sort();
