@@ -12,4 +12,5 @@ pub mod fingerprint;
 pub mod guest;
 pub mod imager;
 pub mod mounted;
+pub mod package;
 pub mod tool;
