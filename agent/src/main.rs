@@ -5,6 +5,7 @@
 
 mod init;
 mod job;
+mod places;
 mod ui;
 
 use std::path::Path;
