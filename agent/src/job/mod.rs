@@ -1,16 +1,27 @@
 //! Work on disks: one job at a time, whoever asked for it, watched from every console.
 //!
-//! The keeper listens on [`SOCKET`]. Whoever connects gets a line of JSON, a [`Status`] or `null`, at once and
+//! The keeper listens on [`socket`]. Whoever connects gets a line of JSON, a [`Status`] or `null`, at once and
 //! whenever something changes (at most twice a second), and may send [`Request`]s, a line each. The steps of a job
 //! are runs of `imager --json`, each a process of its own: whatever happens to one, the keeper lives and says so.
 //! Must not know: screens, disks.
 
+pub(crate) mod client;
 pub(crate) mod keeper;
+
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-/// Where the keeper listens.
-pub(crate) const SOCKET: &str = "/run/lifeboat/jobs";
+/// Where the keeper listens: `/run/lifeboat/jobs`.
+pub(crate) fn socket() -> PathBuf {
+    run_directory().join("jobs")
+}
+
+/// Where everything is that lives as long as the machine is on: `/run/lifeboat`, or what `LIFEBOAT_RUN` says, for
+/// trying things out beside a running system.
+pub(crate) fn run_directory() -> PathBuf {
+    std::env::var_os("LIFEBOAT_RUN").map_or_else(|| "/run/lifeboat".into(), PathBuf::from)
+}
 
 /// Samples of the rate that a status has at most, one a second.
 pub(crate) const RATES_MAX: usize = 600;
