@@ -247,6 +247,15 @@ impl Image {
     }
 }
 
+/// A repository that was opened.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Opened {
+    /// Its images, oldest first.
+    pub images: Vec<Image>,
+    /// Images that cannot be read.
+    pub damaged: usize,
+}
+
 /// What was in the way of opening a repository.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum OpenProblem {

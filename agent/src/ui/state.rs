@@ -9,7 +9,7 @@ use imager::machine::Machine;
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 
-use super::facts::{Card, Disk, Image, Looked, OpenProblem, Place};
+use super::facts::{Card, Disk, Looked, OpenProblem, Opened, Place};
 use super::screens::home::Home;
 use super::theme::Theme;
 use crate::job::{Power, Request, Status};
@@ -66,6 +66,10 @@ pub(crate) enum Event {
     Job(Option<Box<Status>>),
     /// The keeper of the job is gone; a new one is sought.
     KeeperLost,
+    /// The terminal is gone.
+    Hangup,
+    /// A disk or a stick came or went.
+    DisksChanged,
     /// Something that was asked for cannot be had: why, and what to do.
     Refused(String),
     /// An effect has come to something.
@@ -90,8 +94,8 @@ pub(crate) enum Answer {
     Places(Ticket, Result<Vec<Place>, String>),
     /// What is in a place.
     LookedAt(Ticket, Result<Looked, String>),
-    /// The images of a repository, oldest first.
-    Opened(Ticket, Result<Vec<Image>, OpenProblem>),
+    /// A repository.
+    Opened(Ticket, Result<Opened, OpenProblem>),
     /// The newest lines of the log.
     Log(Ticket, Result<Vec<String>, String>),
     /// What came of asking for an address.

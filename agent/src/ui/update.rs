@@ -15,9 +15,10 @@ pub(crate) fn update(state: &mut State, event: Event) -> Vec<Effect> {
                 screen.tick(&state.world, &mut state.effects);
             }
         }
-        Event::Resize => {}
+        Event::Resize | Event::Hangup => {}
         Event::Job(status) => on_job(state, status.map(|status| *status)),
         Event::KeeperLost => state.world.keeper = Keeper::Lost,
+        Event::DisksChanged => look_again(state),
         Event::Refused(why) => state.dialog = Some(Dialog::Notice(why)),
         Event::Answer(answer) => on_answer(state, answer),
     }
@@ -42,9 +43,7 @@ fn on_key(state: &mut State, key: Key) {
         return;
     }
     if key == Key::Function(5) || (key == Key::Ctrl('r')) {
-        state.effects.push(Effect::ReadDisks);
-        state.effects.push(Effect::ReadCards);
-        return;
+        return look_again(state);
     }
     if key == Key::Function(2) {
         return show_job(state);
@@ -56,6 +55,11 @@ fn on_key(state: &mut State, key: Key) {
     };
     let next = if key == Key::Esc { front.back(world, effects) } else { front.key(key, world, effects) };
     go(state, next);
+}
+
+fn look_again(state: &mut State) {
+    state.effects.push(Effect::ReadDisks);
+    state.effects.push(Effect::ReadCards);
 }
 
 /// The running job, or the result of the last, in front of everything.

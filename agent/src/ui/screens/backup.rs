@@ -230,7 +230,7 @@ impl Screen for Backup {
             Step::Summary if key == Key::Enter => match self.job(world) {
                 Some(job) => {
                     effects.push(Effect::Send(Request::Start(job)));
-                    Move::Stay
+                    Move::Home
                 }
                 None => Move::Home,
             },

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use imager::units::size;
 
 use super::moved;
-use crate::ui::facts::{Image, Looked, OpenProblem, Place};
+use crate::ui::facts::{Image, Looked, OpenProblem, Opened, Place};
 use crate::ui::field::Field;
 use crate::ui::page::{Here, Page, count, fit, fit_right, plain};
 use crate::ui::state::{Answer, Effect, Effects, Key, KeyHint, Ticket, World};
@@ -32,6 +32,8 @@ pub(super) struct Chosen {
     pub disks: BTreeSet<PathBuf>,
     /// Its images, oldest first.
     pub images: Vec<Image>,
+    /// Images in it that cannot be read.
+    pub damaged: usize,
 }
 
 /// Whether a repository that is not there yet will do.
@@ -260,13 +262,13 @@ impl Chooser {
 
     fn opened(
         &mut self,
-        opened: &Result<Vec<Image>, OpenProblem>,
+        opened: &Result<Opened, OpenProblem>,
         looked: Looked,
         path: PathBuf,
         password: Option<String>,
     ) -> Outcome {
         match opened {
-            Ok(images) => {
+            Ok(Opened { images, damaged }) => {
                 self.cursor = 0;
                 let chosen = Chosen {
                     path,
@@ -275,6 +277,7 @@ impl Chooser {
                     free: looked.free,
                     disks: looked.disks.clone(),
                     images: images.clone(),
+                    damaged: *damaged,
                 };
                 self.step = Step::Repositories(looked);
                 return Outcome::Chosen(Box::new(chosen));
@@ -428,7 +431,7 @@ fn new_path(looked: &Looked) -> PathBuf {
 
 fn new_repository(looked: Looked, password: Option<String>) -> Chosen {
     let path = new_path(&looked);
-    Chosen { path, is_new: true, password, free: looked.free, disks: looked.disks, images: Vec::new() }
+    Chosen { path, is_new: true, password, free: looked.free, disks: looked.disks, images: Vec::new(), damaged: 0 }
 }
 
 impl Chosen {

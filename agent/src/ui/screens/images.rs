@@ -144,6 +144,10 @@ pub(super) fn in_order<'a>(images: &'a [Image], machine_id: &str) -> Vec<&'a Ima
 /// The list, with a heading for each machine.
 pub(super) fn draw_list(page: &mut Page, chosen: &Chosen, machine_id: &str, cursor: usize) {
     page.say(Role::Dim, &chosen.words());
+    if chosen.damaged > 0 {
+        let text = format!("{} more cannot be read: \"Verify\" says what is damaged.", count(chosen.damaged, "image"));
+        page.say(Role::Danger, &text);
+    }
     if chosen.images.is_empty() {
         page.gap();
         page.say(Role::Warning, "There are no images in it yet: \"Back up\" makes one. Enter chooses another repository.");

@@ -270,7 +270,7 @@ impl Restore {
         if let Some(job) = self.job(world) {
             effects.push(Effect::Send(Request::Start(job)));
         }
-        Move::Stay
+        Move::Home
     }
 
     fn job(&self, world: &World) -> Option<Job> {

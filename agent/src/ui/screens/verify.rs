@@ -94,7 +94,10 @@ impl Screen for Verify {
             return self.outcome(outcome);
         };
         match key {
-            Key::Enter => effects.push(Effect::Send(Request::Start(self.job(chosen)))),
+            Key::Enter => {
+                effects.push(Effect::Send(Request::Start(self.job(chosen))));
+                return Move::Home;
+            }
             Key::Char('d' | ' ') => self.all_data = !self.all_data,
             _ => self.cursor = moved(self.cursor, chosen.images.len() + 1, key),
         }
