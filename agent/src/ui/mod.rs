@@ -178,3 +178,6 @@ fn shell() -> io::Result<Result<(), String>> {
         None => Err("There is no shell on this medium: it was made without one. All else works without it.".to_owned()),
     })
 }
+
+#[cfg(test)]
+mod tests;
