@@ -39,6 +39,7 @@ fn main() -> ExitCode {
         Some("jobs") => job::keeper::run(),
         Some("log") => kernel_log::run(),
         Some("modules") => modules::run(),
+        Some("step") => job::step::become_imager(arguments),
         Some("ui") => ui::run(),
         Some("poweroff") => ask(Power::Off),
         Some("reboot") => ask(Power::Reboot),

@@ -7,6 +7,8 @@
 
 pub(crate) mod client;
 pub(crate) mod keeper;
+mod report;
+pub(crate) mod step;
 
 use std::path::PathBuf;
 
@@ -173,4 +175,34 @@ pub(crate) struct Counts {
     pub stored: u64,
     /// The compression level.
     pub level: u64,
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "in tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_survive_the_socket() {
+        let job = Job {
+            title: "t".into(),
+            kind: Kind::Restore,
+            steps: vec![Step { says: "s".into(), arguments: vec!["a".into()] }],
+            password: None,
+            report: Some("/x".into()),
+            then: Some(Power::Reboot),
+        };
+        for request in [
+            Request::Start(job),
+            Request::Pause,
+            Request::Resume,
+            Request::Cancel,
+            Request::Dismiss,
+            Request::Power(Power::Off),
+            Request::Power(Power::Reboot),
+        ] {
+            let line = serde_json::to_string(&request).unwrap();
+            assert_eq!(serde_json::from_str::<Request>(&line).unwrap(), request, "{line}");
+        }
+    }
 }
