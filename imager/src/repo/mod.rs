@@ -153,7 +153,7 @@ impl Repository {
     /// # Errors
     /// [`Error::Damaged`], or what the store says.
     pub fn read_object(&self, kind: Kind, name: &str) -> Result<Vec<u8>> {
-        object::open(&self.secret, kind, name, &self.store.get(name)?)
+        object::open(&self.secret, kind, name, &self.store.get_at_most(name, kind.object_max())?)
     }
 
     /// Seals and writes a small object under a new random name, which it returns.

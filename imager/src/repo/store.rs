@@ -24,7 +24,7 @@ use crate::error::{Error, Result};
 
 /// Objects that are read whole are no larger than this. Whoever has access to the store may have put there
 /// whatever does not fit into memory.
-pub const WHOLE_BYTES_MAX: u64 = (1 << 30) + (8 << 20);
+pub const WHOLE_BYTES_MAX: u64 = 290 << 20;
 
 /// What the repository needs of its store. Names are `/`-separated and relative to the repository.
 pub trait Store: Send + Sync {
@@ -39,6 +39,15 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// [`Error::Missing`], [`Error::Store`]; [`Error::Damaged`] for one that is larger.
     fn get(&self, name: &str) -> Result<Bytes>;
+
+    /// A whole object, of at most `most` bytes.
+    ///
+    /// # Errors
+    /// As [`Store::get`].
+    fn get_at_most(&self, name: &str, most: u64) -> Result<Bytes> {
+        let bytes = self.get(name)?;
+        if bytes.len() as u64 > most { Err(too_large(name, most)) } else { Ok(bytes) }
+    }
 
     /// Part of an object. A range that reaches past the object's end gives fewer bytes.
     ///
@@ -82,6 +91,10 @@ pub trait Store: Send + Sync {
     fn local_directory(&self) -> Option<PathBuf> {
         None
     }
+}
+
+fn too_large(name: &str, most: u64) -> Error {
+    Error::damaged(name, most, "larger than such an object is")
 }
 
 /// An object in a listing.
@@ -203,13 +216,16 @@ impl Store for CrateStore {
     }
 
     fn get(&self, name: &str) -> Result<Bytes> {
+        self.get_at_most(name, WHOLE_BYTES_MAX)
+    }
+
+    fn get_at_most(&self, name: &str, most: u64) -> Result<Bytes> {
         let path = ObjectPath::from(name);
         let got = self.runtime.block_on(async {
             let found = self.inner.get(&path).await?;
-            if found.meta.size > WHOLE_BYTES_MAX { Ok(None) } else { found.bytes().await.map(Some) }
+            if found.meta.size > most { Ok(None) } else { found.bytes().await.map(Some) }
         });
-        got.map_err(|error| store_error("read", name, &error))?
-            .ok_or_else(|| Error::damaged(name, WHOLE_BYTES_MAX, "larger than any object that is read whole"))
+        got.map_err(|error| store_error("read", name, &error))?.ok_or_else(|| too_large(name, most))
     }
 
     fn get_range(&self, name: &str, range: Range<u64>) -> Result<Bytes> {
