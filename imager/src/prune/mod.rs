@@ -293,6 +293,8 @@ fn delete_doomed(
         let unreadable = inventory.damaged.iter().map(|(id, _)| *id).filter(|id| doomed.contains(id));
         deletes.extend(unreadable.map(|id| (id, inventory.stored.get(&id).map_or(0, |pack| pack.size))));
     }
+    // Otherwise a loss of power could bring back an image without its packs.
+    repository.store().flush_deletes(Kind::Image.folder())?;
     drop_from_index(repository, &inventory, &deletes)?;
     for (id, size) in &deletes {
         progress.check()?;

@@ -172,7 +172,8 @@ impl Repository {
     /// # Errors
     /// What the store says.
     pub fn forget_image(&self, id: ImageId) -> Result<()> {
-        self.store().delete(&object_name(id))
+        self.store().delete(&object_name(id))?;
+        self.store().flush_deletes(Kind::Image.folder())
     }
 
     /// The ids of all images.

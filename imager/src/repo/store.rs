@@ -4,7 +4,7 @@
 //! when their features are turned on. Must not know: what is in the objects.
 //!
 //! A put is all or nothing, and durable when it returns: a local directory's file is flushed, renamed
-//! into place and its directory flushed.
+//! into place and its directory flushed. A delete is durable when its folder's deletes were flushed.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -68,11 +68,21 @@ pub trait Store: Send + Sync {
     /// [`Error::Store`].
     fn put_new(&self, name: &str, parts: Vec<Bytes>) -> Result<bool>;
 
-    /// Deletes an object; one that is not there is fine.
+    /// Deletes an object; one that is not there is fine. It may be there again after a loss of power, until
+    /// [`Store::flush_deletes`].
     ///
     /// # Errors
     /// [`Error::Store`].
     fn delete(&self, name: &str) -> Result<()>;
+
+    /// After it, what was deleted from the folder `folder` stays deleted, whatever loses power.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    fn flush_deletes(&self, folder: &str) -> Result<()> {
+        let _ = folder;
+        Ok(())
+    }
 
     /// Removes what puts left that were cut off before their object became visible, if it was last written
     /// before `time`; gives its size in bytes.
@@ -259,6 +269,22 @@ impl Store for CrateStore {
         }
     }
 
+    fn flush_deletes(&self, folder: &str) -> Result<()> {
+        let Some(directory) = self.local.as_ref().map(|directory| directory.join(folder)) else { return Ok(()) };
+        match std::fs::File::open(&directory).and_then(|directory| directory.sync_all()) {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            // Network shares that flush no directories have told their server at once.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP | libc::ENOSYS)) => {
+                Ok(())
+            }
+            Err(error) => {
+                let object = folder.to_owned();
+                Err(Error::Store { operation: "flush", object, detail: crate::error::words(&error) })
+            }
+        }
+    }
+
     fn remove_debris(&self, time: Timestamp) -> Result<u64> {
         let Some(directory) = &self.local else { return Ok(0) };
         let failed = |error: std::io::Error| Error::Store {
@@ -289,6 +315,18 @@ mod tests {
         std::fs::File::create(dir.path().join("config")).unwrap().set_len(1 << 40).unwrap();
         assert!(matches!(store.get("config"), Err(Error::Damaged { .. })));
         assert_eq!(store.get_range("config", 5..9).unwrap(), [0; 4].as_slice());
+    }
+
+    #[test]
+    fn deletes_of_a_folder_are_flushed_and_of_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = CrateStore::local(dir.path()).unwrap();
+        store.put("images/a", vec!["one".into()]).unwrap();
+        store.delete("images/a").unwrap();
+        store.flush_deletes("images").unwrap();
+        store.flush_deletes("packs").unwrap();
+        std::fs::write(dir.path().join("index"), b"").unwrap();
+        assert!(matches!(store.flush_deletes("index/a"), Err(Error::Store { operation: "flush", .. })));
     }
 
     #[test]

@@ -18,6 +18,7 @@ mod fs_xfs;
 mod fuzz_replay;
 mod hostile_repository;
 mod identity;
+mod power_loss;
 mod processes;
 mod python_reader;
 mod restore;
