@@ -16,6 +16,7 @@ mod fs_ntfs;
 mod fs_swap;
 mod fs_xfs;
 mod fuzz_replay;
+mod golden;
 mod hostile_repository;
 mod identity;
 mod power_loss;
