@@ -6,6 +6,7 @@
 pub mod bulk;
 pub mod capture;
 pub mod cli;
+pub mod clock;
 pub mod copy;
 pub mod diff;
 pub mod disk;

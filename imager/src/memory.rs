@@ -53,6 +53,13 @@ impl Budget {
         usize::try_from(self.0 / 2 / 40).unwrap_or(usize::MAX)
     }
 
+    /// Chunks whose places and frames are planned at a time. Each is a want, a chunk of a frame to be read, and its
+    /// share of that frame: 64 bytes together.
+    #[must_use]
+    pub fn planned_chunks_max(self) -> usize {
+        usize::try_from(self.0 / 2 / 64).unwrap_or(usize::MAX)
+    }
+
     /// Bytes of frames that may be fetched ahead of their use.
     #[must_use]
     pub fn fetch_ahead_bytes(self) -> u64 {
