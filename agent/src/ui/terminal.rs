@@ -12,7 +12,9 @@ use std::time::Duration;
 use crossterm::cursor::{Hide, MoveTo, Show};
 use crossterm::event::{self, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use crossterm::execute;
-use crossterm::terminal::{EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode};
+use crossterm::terminal::{
+    Clear, ClearType, EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode,
+};
 use rustix::termios::{Winsize, tcgetwinsize, tcsetwinsize};
 
 use super::state::{Event, Key};
@@ -69,7 +71,8 @@ impl Drop for Taken {
 /// When the terminal is gone.
 pub(super) fn take_again() -> io::Result<()> {
     enable_raw_mode()?;
-    execute!(io::stdout(), EnterAlternateScreen, Hide)
+    // Not every terminal has another screen; then what is there is in the way.
+    execute!(io::stdout(), EnterAlternateScreen, Clear(ClearType::All), Hide)
 }
 
 /// The terminal as it was. A terminal that is gone needs nothing.
@@ -115,7 +118,8 @@ impl Input {
     pub(super) fn start(events: Sender<Event>, surroundings: Surroundings) -> io::Result<Self> {
         let flag = || Arc::new(AtomicBool::new(false));
         let input = Self { lent: flag(), waiting: flag(), measure: flag() };
-        let (lent, waiting, measure) = (Arc::clone(&input.lent), Arc::clone(&input.waiting), Arc::clone(&input.measure));
+        let (lent, waiting, measure) =
+            (Arc::clone(&input.lent), Arc::clone(&input.waiting), Arc::clone(&input.measure));
         thread::Builder::new().name("keys".into()).spawn(move || {
             loop {
                 if lent.load(Ordering::SeqCst) {
