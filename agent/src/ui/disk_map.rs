@@ -31,7 +31,7 @@ pub(super) fn content(page: &mut Page, theme: Theme, content: &Content, detail: 
     match content {
         Content::Reading => page.say_after(Role::Dim, &lead, "being read ..."),
         Content::Failed(error) => {
-            let text = format!("Cannot be read: {error}. Check its cable; it is asked again when it comes back.");
+            let text = format!("Cannot be read: {error}. Check its cable and plug; F5 tries again.");
             page.say_after(Role::Warning, &lead, &text);
         }
         Content::Known(known) => picture(page, theme, known, detail, indent),

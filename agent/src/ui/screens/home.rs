@@ -20,7 +20,7 @@ use crate::ui::state::{Effect, Effects, Key, KeyHint, Keeper, Move, Question, Sc
 use crate::ui::theme::Role;
 
 /// Columns of the menu.
-const MENU_COLUMNS: u16 = 20;
+const MENU_COLUMNS: u16 = 23;
 
 /// Something to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,13 +154,19 @@ impl Screen for Home {
     }
 
     fn draw(&self, world: &World, area: Rect, buffer: &mut Buffer) {
-        let [top, bottom] = Layout::vertical([Constraint::Length(3), Constraint::Fill(1)]).areas(area);
+        let [top, bottom, last] =
+            Layout::vertical([Constraint::Length(3), Constraint::Fill(1), Constraint::Length(1)]).areas(area);
         let mut page = Page::new(world.theme, top.width);
         machine(&mut page, world);
         page.draw(0, top, buffer);
         let [left, right] = Layout::horizontal([Constraint::Length(MENU_COLUMNS), Constraint::Fill(1)]).areas(bottom);
         self.draw_menu(world, left, buffer);
         self.draw_disks(world, right, buffer);
+        // What the marked entry does, at the very bottom.
+        let description = actions(world).get(self.cursor).map_or("", |action| action.words().2);
+        let mut page = Page::new(world.theme, last.width);
+        page.line(vec![world.theme.span(Role::Dim, cut(&format!("  {description}"), usize::from(last.width)))]);
+        page.draw(0, last, buffer);
     }
 }
 
@@ -296,14 +302,7 @@ impl Home {
             ),
             Some(Ok(disks)) => self.disks(&mut page, world, disks, usize::from(area.height)),
         }
-        // What the marked entry does, at the very bottom.
-        let description = actions(world).get(self.cursor).map_or("", |action| action.words().2);
-        let [above, below] = Layout::vertical([Constraint::Fill(1), Constraint::Length(1)]).areas(area);
-        page.draw(0, above, buffer);
-        let text = theme.span(Role::Dim, cut(description, usize::from(below.width)));
-        if below.height > 0 {
-            buffer.set_span(below.x, below.y, &text, below.width);
-        }
+        page.draw(0, area, buffer);
     }
 
     /// As much of each disk as there is room for.
