@@ -2,25 +2,64 @@
 //!
 //! One static binary with several roles: `/init` of the initramfs, the keeper of the one job that runs at a time,
 //! the user interface on each console, the kernel's `modprobe`, and `imager` itself.
+#![forbid(unsafe_code)]
 
 mod init;
 mod job;
+mod kernel_log;
+mod log;
+mod modules;
+mod places;
+mod power;
 mod ui;
 
 use std::path::Path;
 use std::process::ExitCode;
+
+use crate::job::Power;
 
 /// What this process is here for.
 fn main() -> ExitCode {
     let mut arguments = std::env::args();
     let name = arguments.next().unwrap_or_default();
     let name = Path::new(&name).file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
-    let role = arguments.next().unwrap_or_default();
-    match (std::process::id(), name.as_str(), role.as_str()) {
-        (1, ..) => init::run(),
-        (_, "imager", _) => imager::cli::main(),
-        (_, _, "jobs") => job::keeper::run(),
-        (_, _, "ui") => ui::run(),
-        _ => ExitCode::from(2),
+    if std::process::id() == 1 {
+        return init::run();
     }
+    match name.as_str() {
+        "imager" => return imager::cli::main(),
+        "modprobe" => return modules::modprobe(arguments),
+        _ => {}
+    }
+    if std::env::var_os(log::VARIABLE).is_some() {
+        log::log_panics();
+    }
+    match arguments.next().as_deref() {
+        Some("console") => init::attach(arguments),
+        Some("jobs") => job::keeper::run(),
+        Some("log") => kernel_log::run(),
+        Some("modules") => modules::run(),
+        Some("step") => job::step::become_imager(arguments),
+        Some("ui") => ui::run(),
+        Some("poweroff") => ask(Power::Off),
+        Some("reboot") => ask(Power::Reboot),
+        _ => usage(),
+    }
+}
+
+fn ask(power: Power) -> ExitCode {
+    match power::ask(power) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            log::say(&error.to_string());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn usage() -> ExitCode {
+    log::say(
+        "this is what Lifeboat's boot medium starts as its first process. On a running system it can be the keeper of jobs (`agent jobs`) and the user interface (`agent ui`), with LIFEBOAT_RUN naming a directory for both; called `imager`, it is the command line.",
+    );
+    ExitCode::from(2)
 }

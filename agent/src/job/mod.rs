@@ -1,16 +1,29 @@
 //! Work on disks: one job at a time, whoever asked for it, watched from every console.
 //!
-//! The keeper listens on [`SOCKET`]. Whoever connects gets a line of JSON, a [`Status`] or `null`, at once and
+//! The keeper listens on [`socket`]. Whoever connects gets a line of JSON, a [`Status`] or `null`, at once and
 //! whenever something changes (at most twice a second), and may send [`Request`]s, a line each. The steps of a job
 //! are runs of `imager --json`, each a process of its own: whatever happens to one, the keeper lives and says so.
 //! Must not know: screens, disks.
 
+pub(crate) mod client;
 pub(crate) mod keeper;
+mod report;
+pub(crate) mod step;
+
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-/// Where the keeper listens.
-pub(crate) const SOCKET: &str = "/run/lifeboat/jobs";
+/// Where the keeper listens: `/run/lifeboat/jobs`.
+pub(crate) fn socket() -> PathBuf {
+    run_directory().join("jobs")
+}
+
+/// Where everything is that lives as long as the machine is on: `/run/lifeboat`, or what `LIFEBOAT_RUN` says, for
+/// trying things out beside a running system.
+pub(crate) fn run_directory() -> PathBuf {
+    std::env::var_os("LIFEBOAT_RUN").map_or_else(|| "/run/lifeboat".into(), PathBuf::from)
+}
 
 /// Samples of the rate that a status has at most, one a second.
 pub(crate) const RATES_MAX: usize = 600;
@@ -162,4 +175,34 @@ pub(crate) struct Counts {
     pub stored: u64,
     /// The compression level.
     pub level: u64,
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "in tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_survive_the_socket() {
+        let job = Job {
+            title: "t".into(),
+            kind: Kind::Restore,
+            steps: vec![Step { says: "s".into(), arguments: vec!["a".into()] }],
+            password: None,
+            report: Some("/x".into()),
+            then: Some(Power::Reboot),
+        };
+        for request in [
+            Request::Start(job),
+            Request::Pause,
+            Request::Resume,
+            Request::Cancel,
+            Request::Dismiss,
+            Request::Power(Power::Off),
+            Request::Power(Power::Reboot),
+        ] {
+            let line = serde_json::to_string(&request).unwrap();
+            assert_eq!(serde_json::from_str::<Request>(&line).unwrap(), request, "{line}");
+        }
+    }
 }

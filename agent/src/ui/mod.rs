@@ -1,10 +1,184 @@
 //! The user interface on one console.
 //!
-//! `update(state, event) → effects` and `draw(state)` are pure. Must not know: PID 1, other consoles.
+//! `update(state, event) → effects` and `draw(state)` are pure; effects are done in threads and come back as events, so
+//! that nothing ever makes the user wait for a disk. Must not know: PID 1, other consoles.
 
-use std::process::ExitCode;
+mod disk_map;
+mod draw;
+mod effects;
+mod facts;
+mod field;
+mod page;
+mod screens;
+mod state;
+mod terminal;
+mod theme;
+mod update;
+
+use std::io;
+use std::process::{Command, ExitCode};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use ratatui::Terminal;
+use ratatui::backend::CrosstermBackend;
+
+use self::draw::draw;
+use self::state::{Effect, Event, State, Surroundings};
+use self::terminal::{Input, Taken};
+use self::theme::Theme;
+use self::update::update;
+use crate::job::client::{Client, Update};
+use crate::job::{self};
+
+/// Time between two ticks.
+const TICK: Duration = Duration::from_secs(1);
+/// Time between two pictures that no key asked for, on a serial line.
+const SERIAL_PAUSE: Duration = Duration::from_secs(1);
+/// The same elsewhere.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Runs until the console is gone.
+#[expect(clippy::print_stderr, reason = "there is no user interface to say it")]
 pub(crate) fn run() -> ExitCode {
-    ExitCode::FAILURE
+    match run_on_terminal() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("the user interface ended: {error}");
+            ExitCode::FAILURE
+        }
+    }
 }
+
+fn run_on_terminal() -> io::Result<()> {
+    let surroundings = terminal::surroundings();
+    let (sender, events) = mpsc::channel();
+    let taken = Taken::take()?;
+    terminal::find_size(&surroundings);
+    let mut screen = Terminal::new(CrosstermBackend::new(io::stdout()))?;
+    let input = Input::start(sender.clone(), surroundings.clone())?;
+    let from_keeper = sender.clone();
+    let keeper = Client::start(move |update| {
+        let event = match update {
+            Update::Status(status) => Event::Job(status),
+            Update::Refused(refusal) => Event::Refused(refusal.refused),
+            Update::Lost => Event::KeeperLost,
+        };
+        from_keeper.send(event).is_ok()
+    })?;
+    effects::watch_disks(sender.clone());
+
+    let (mut state, mut wanted) =
+        State::new(Theme::of(&surroundings), where_this_runs(), job::run_directory().join("log"));
+    let pause = if surroundings.is_serial() { SERIAL_PAUSE } else { PAUSE };
+    let mut clock = Clock { tick: Instant::now(), drawn: None, pause };
+    loop {
+        for effect in wanted.drain(..) {
+            match effect {
+                Effect::Quit => {
+                    drop(taken);
+                    return Ok(());
+                }
+                Effect::Redraw => {
+                    input.measure();
+                    screen.clear()?;
+                }
+                Effect::Shell => {
+                    if let Err(why) = input.lend(shell)? {
+                        drop(sender.send(Event::Refused(why)));
+                    }
+                    screen.clear()?;
+                }
+                Effect::Send(request) => {
+                    if let Err(error) = keeper.send(&request) {
+                        drop(sender.send(Event::Refused(format!("That could not be passed on: {error}."))));
+                    }
+                }
+                effect => effects::start(effect, &sender),
+            }
+        }
+        if clock.is_time_to_draw() {
+            screen.draw(|frame| draw(&state, frame))?;
+        }
+        for event in clock.next(&events) {
+            match event {
+                Event::Hangup => return Ok(()),
+                Event::Resize => screen.autoresize()?,
+                _ => {}
+            }
+            wanted.extend(update(&mut state, event));
+        }
+    }
+}
+
+/// When the next picture and the next tick are due.
+struct Clock {
+    tick: Instant,
+    /// When the last picture was drawn; none, when the next is wanted at once.
+    drawn: Option<Instant>,
+    pause: Duration,
+}
+
+impl Clock {
+    fn is_time_to_draw(&mut self) -> bool {
+        let is_time = self.drawn.is_none_or(|drawn| drawn.elapsed() >= self.pause);
+        if is_time {
+            self.drawn = Some(Instant::now());
+        }
+        is_time
+    }
+
+    /// What happened, one thing at least; a tick, if nothing else.
+    fn next(&mut self, events: &Receiver<Event>) -> Vec<Event> {
+        let mut found = Vec::new();
+        // A picture that was put off is drawn when its time has come.
+        let until_picture = self.drawn.map_or(TICK, |drawn| self.pause.saturating_sub(drawn.elapsed()));
+        let until_tick = TICK.saturating_sub(self.tick.elapsed());
+        let wait = if until_picture.is_zero() { until_tick } else { until_tick.min(until_picture) };
+        match events.recv_timeout(wait) {
+            Ok(event) => found.push(event),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => found.push(Event::Hangup),
+        }
+        found.extend(events.try_iter());
+        if found.iter().any(|event| matches!(event, Event::Key(_) | Event::Resize | Event::Refused(_))) {
+            self.drawn = None;
+        }
+        if self.tick.elapsed() >= TICK {
+            self.tick = Instant::now();
+            found.push(Event::Tick);
+        }
+        found
+    }
+}
+
+/// On our own medium, PID 1 is this very program.
+fn where_this_runs() -> Surroundings {
+    let program = |path: &str| std::fs::read_link(path).ok();
+    match (program("/proc/1/exe"), program("/proc/self/exe")) {
+        (Some(first), Some(own)) if first == own => Surroundings::Medium,
+        _ => Surroundings::Guest,
+    }
+}
+
+/// A shell on this terminal, until its user leaves it. The inner error is for the user.
+fn shell() -> io::Result<Result<(), String>> {
+    terminal::give_back();
+    let ran =
+        ["/bin/sh", "/bin/bash", "/bin/busybox"].iter().find(|path| std::path::Path::new(path).exists()).map(|path| {
+            let mut command = Command::new(path);
+            if path.ends_with("busybox") {
+                command.arg("sh");
+            }
+            command.status()
+        });
+    terminal::take_again()?;
+    Ok(match ran {
+        Some(Ok(_)) => Ok(()),
+        Some(Err(error)) => Err(format!("The shell cannot be started: {error}.")),
+        None => Err("There is no shell on this medium: it was made without one. All else works without it.".to_owned()),
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,49 @@
+//! The kernel's own file systems.
+//!
+//! Must not know: disks.
+
+use std::fs;
+use std::path::Path;
+
+use nix::mount::{MsFlags, mount};
+
+use crate::log::say;
+
+/// What is mounted where, in this order. Memory that files take is bounded: half of it is everybody's.
+const MOUNTS: [(&str, &str, &str); 6] = [
+    ("proc", "/proc", ""),
+    ("sysfs", "/sys", ""),
+    ("devtmpfs", "/dev", "mode=755"),
+    ("devpts", "/dev/pts", "mode=620,gid=5"),
+    ("tmpfs", "/run", "mode=755,size=20%"),
+    ("tmpfs", "/tmp", "mode=1777,size=20%"),
+];
+
+/// Mounts everything that is not there yet.
+pub(super) fn mount_all() {
+    for (kind, at, options) in MOUNTS {
+        let _ = fs::create_dir_all(at);
+        // Terminals are devices, too.
+        let devices = if kind.starts_with("dev") { MsFlags::empty() } else { MsFlags::MS_NODEV };
+        match mount(Some(kind), at, Some(kind), MsFlags::MS_NOSUID | devices, Some(options)) {
+            Ok(()) | Err(nix::errno::Errno::EBUSY) => {}
+            Err(error) => say(&format!("cannot mount {at}: {}", error.desc())),
+        }
+    }
+    for directory in [crate::job::run_directory(), "/root".into()] {
+        let _ = fs::create_dir_all(directory);
+    }
+    link("/proc/self/fd", "/dev/fd");
+    link("/proc/self/mounts", "/etc/mtab");
+    // What the kernel itself calls for file systems, ciphers and the like.
+    link("/init", "/sbin/modprobe");
+}
+
+fn link(target: &str, path: &str) {
+    if fs::symlink_metadata(path).is_err() {
+        if let Some(parent) = Path::new(path).parent() {
+            let _ = fs::create_dir_all(parent);
+        }
+        let _ = std::os::unix::fs::symlink(target, path);
+    }
+}

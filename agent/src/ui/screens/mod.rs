@@ -1,0 +1,32 @@
+//! The screens, a file each.
+//!
+//! Must not know: the terminal, the machine, other consoles.
+
+pub(super) mod backup;
+pub(super) mod chooser;
+pub(super) mod home;
+pub(super) mod images;
+pub(super) mod log;
+pub(super) mod network;
+pub(super) mod progress;
+pub(super) mod restore;
+pub(super) mod result;
+pub(super) mod verify;
+
+use super::state::Key;
+
+/// Moves a cursor over `count` things. Other keys leave it where it is.
+pub(super) fn moved(cursor: usize, count: usize, key: Key) -> usize {
+    let last = count.saturating_sub(1);
+    match key {
+        Key::Up | Key::BackTab if cursor == 0 => last,
+        Key::Up | Key::BackTab => cursor.saturating_sub(1).min(last),
+        Key::Down | Key::Tab if cursor >= last => 0,
+        Key::Down | Key::Tab => cursor + 1,
+        Key::PageUp => cursor.saturating_sub(5),
+        Key::PageDown => cursor.saturating_add(5).min(last),
+        Key::Home => 0,
+        Key::End => last,
+        _ => cursor.min(last),
+    }
+}

@@ -1,0 +1,535 @@
+//! Restore: which image, which of its disks goes where; then what will be erased, and the words that allow it.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use imager::repo::manifest::DiskImage;
+use imager::units::size;
+use ratatui::buffer::Buffer;
+use ratatui::layout::Rect;
+
+use super::chooser::{Chooser, Chosen, New, Outcome};
+use super::{images, moved};
+use crate::job::{Job, Kind, Request, Step as JobStep};
+use crate::ui::disk_map::{self, Detail};
+use crate::ui::facts::{Content, Disk, Image, Picture, model_of, names, serial_of};
+use crate::ui::field::Field;
+use crate::ui::page::{Here, Page, count, plain};
+use crate::ui::state::{Answer, Effect, Effects, Key, KeyHint, Move, Screen, World};
+use crate::ui::theme::Role;
+
+/// Where the preparation is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    Repository,
+    Image,
+    /// Where the disks of the image go.
+    Disks,
+    /// Where this one goes.
+    Target(usize),
+    /// The last look.
+    Confirm,
+}
+
+/// The screen.
+#[derive(Clone, Debug)]
+pub(crate) struct Restore {
+    step: Step,
+    chooser: Chooser,
+    chosen: Option<Chosen>,
+    image: Option<Image>,
+    /// Disks of the image, and where they go.
+    targets: BTreeMap<usize, PathBuf>,
+    /// What was typed for each.
+    typed: BTreeMap<usize, Field>,
+    read_back: bool,
+    changed_only: bool,
+    cursor: usize,
+}
+
+/// Something to go to on the last screen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Item {
+    /// The serial number of the nth disk's target.
+    Serial(usize),
+    ReadBack,
+    ChangedOnly,
+    Start,
+}
+
+impl Restore {
+    /// Begins with the choice of a repository.
+    pub(crate) fn new(effects: &mut Effects) -> Self {
+        Self {
+            step: Step::Repository,
+            chooser: Chooser::new(New::Useless, effects),
+            chosen: None,
+            image: None,
+            targets: BTreeMap::new(),
+            typed: BTreeMap::new(),
+            read_back: true,
+            changed_only: false,
+            cursor: 0,
+        }
+    }
+
+    fn outcome(&mut self, outcome: Outcome) -> Move {
+        match outcome {
+            Outcome::Going => Move::Stay,
+            Outcome::Left => Move::Back,
+            Outcome::Chosen(chosen) => {
+                self.chosen = Some(*chosen);
+                self.go(Step::Image);
+                Move::Stay
+            }
+        }
+    }
+
+    fn go(&mut self, step: Step) {
+        self.step = step;
+        self.cursor = 0;
+    }
+
+    fn disks(&self) -> &[DiskImage] {
+        self.image.as_ref().map_or(&[], |image| &image.manifest.disks)
+    }
+
+    /// Begins to choose a target, with the disk marked that was captured, if it is here and free.
+    fn choose_target(&mut self, number: usize, world: &World) {
+        self.go(Step::Target(number));
+        let same = |disk: &Disk| {
+            let captured = self.disks().get(number).and_then(|image| image.identity.serial.as_ref());
+            captured.is_some() && disk.identity.serial.as_ref() == captured && self.obstacle(number, disk).is_none()
+        };
+        self.cursor = world.disks().iter().position(same).unwrap_or(0);
+    }
+
+    /// Why this disk of the image cannot go there; and what can be done about it.
+    fn obstacle(&self, number: usize, disk: &Disk) -> Option<String> {
+        let image = self.disks().get(number)?;
+        let path = &disk.identity.path;
+        let holds_repository = self.chosen.as_ref().is_some_and(|chosen| chosen.disks.contains(path));
+        let taken = self.targets.iter().any(|(other, target)| *other != number && target == path);
+        if holds_repository {
+            Some("it holds the repository; choose another disk, or bring the repository on another one".to_owned())
+        } else if let Some(user) = disk.users.first() {
+            Some(format!("it is in use: {}; end that first (in the shell, say), then press F5", plain(user)))
+        } else if disk.identity.read_only {
+            Some("it cannot be written; look for a switch on it".to_owned())
+        } else if disk.identity.size < image.size {
+            Some(format!("it is too small: {} are needed; choose a disk at least as large", size(image.size)))
+        } else if taken {
+            Some("another disk of the image goes there already; change that first".to_owned())
+        } else {
+            None
+        }
+    }
+
+    fn key_in_image(&mut self, key: Key, world: &World) -> Move {
+        let Some(chosen) = &self.chosen else { return Move::Back };
+        let sorted = images::in_order(&chosen.images, &world.machine_id);
+        match key {
+            Key::Enter => match sorted.get(self.cursor) {
+                Some(image) => {
+                    self.image = Some((*image).clone());
+                    self.targets.clear();
+                    self.typed.clear();
+                    if self.disks().len() == 1 { self.choose_target(0, world) } else { self.go(Step::Disks) }
+                }
+                None => self.go(Step::Repository),
+            },
+            _ => self.cursor = moved(self.cursor, sorted.len(), key),
+        }
+        Move::Stay
+    }
+
+    fn key_in_disks(&mut self, key: Key, world: &World) -> Move {
+        let disks = self.disks().len();
+        match key {
+            Key::Enter if self.cursor < disks => self.choose_target(self.cursor, world),
+            Key::Enter if self.targets.is_empty() => {
+                return Move::Tell(
+                    "No disk goes anywhere yet. Go to a disk of the image and press Enter to choose its target.".into(),
+                );
+            }
+            Key::Enter => self.confirm(),
+            _ => self.cursor = moved(self.cursor, disks + 1, key),
+        }
+        Move::Stay
+    }
+
+    fn key_in_target(&mut self, number: usize, key: Key, world: &World) -> Move {
+        let disks = world.disks();
+        match key {
+            Key::Enter => {
+                let Some(disk) = disks.get(self.cursor) else {
+                    // The last line: this disk stays in the image.
+                    self.targets.remove(&number);
+                    self.after_target(number);
+                    return Move::Stay;
+                };
+                if let Some(obstacle) = self.obstacle(number, disk) {
+                    return Move::Tell(format!("{} cannot be the target: {obstacle}.", disk.words()));
+                }
+                self.targets.insert(number, disk.identity.path.clone());
+                self.after_target(number);
+            }
+            _ => self.cursor = moved(self.cursor, disks.len() + 1, key),
+        }
+        Move::Stay
+    }
+
+    fn after_target(&mut self, number: usize) {
+        match (self.disks().len(), self.targets.contains_key(&number)) {
+            (1, true) => self.confirm(),
+            (1, false) => self.go(Step::Image),
+            _ => {
+                self.go(Step::Disks);
+                self.cursor = number.saturating_add(1);
+            }
+        }
+    }
+
+    fn confirm(&mut self) {
+        self.typed = self.targets.keys().map(|number| (*number, Field::default())).collect();
+        self.go(Step::Confirm);
+    }
+
+    fn items(&self) -> Vec<Item> {
+        let serials = self.targets.keys().map(|number| Item::Serial(*number));
+        serials.chain([Item::ReadBack, Item::ChangedOnly, Item::Start]).collect()
+    }
+
+    fn item(&self) -> Option<Item> {
+        self.items().get(self.cursor).copied()
+    }
+
+    fn target<'a>(&self, number: usize, world: &'a World) -> Option<&'a Disk> {
+        let path = self.targets.get(&number)?;
+        world.disks().iter().find(|disk| &disk.identity.path == path)
+    }
+
+    /// Whether what was typed for the nth disk names its target.
+    fn is_named(&self, number: usize, world: &World) -> bool {
+        let typed = self.typed.get(&number).map(Field::text).unwrap_or_default();
+        self.target(number, world).is_some_and(|disk| names(&typed, disk))
+    }
+
+    fn key_in_confirm(&mut self, key: Key, world: &World, effects: &mut Effects) -> Move {
+        let count = self.items().len();
+        match (self.item(), key) {
+            (Some(Item::Start), Key::Enter) => return self.start(world, effects),
+            (Some(Item::ReadBack), Key::Char(' ') | Key::Enter) => self.read_back = !self.read_back,
+            (Some(Item::ChangedOnly), Key::Char(' ') | Key::Enter) => self.changed_only = !self.changed_only,
+            (Some(Item::Serial(number)), Key::Enter) => {
+                if !self.is_named(number, world) {
+                    return Move::Tell(self.not_named(number, world));
+                }
+                self.cursor = moved(self.cursor, count, Key::Down);
+            }
+            (_, Key::Up | Key::Down | Key::Tab | Key::BackTab | Key::PageUp | Key::PageDown) => {
+                self.cursor = moved(self.cursor, count, key);
+            }
+            (Some(Item::Serial(number)), _) => {
+                if let Some(field) = self.typed.get_mut(&number) {
+                    field.key(key);
+                }
+            }
+            _ => {}
+        }
+        Move::Stay
+    }
+
+    fn not_named(&self, number: usize, world: &World) -> String {
+        let Some(disk) = self.target(number, world) else {
+            return "That disk is gone. Go back (Esc) and choose another one, or plug it in again.".to_owned();
+        };
+        match &disk.identity.serial {
+            Some(_) => format!(
+                "That is not the serial number of {}. Type it as it is shown, or its last four characters or more. \
+                Nothing is overwritten without it.",
+                disk.words()
+            ),
+            None => format!(
+                "This disk has no serial number: type its path, {}, instead. Nothing is overwritten without it.",
+                disk.identity.path.display()
+            ),
+        }
+    }
+
+    fn start(&self, world: &World, effects: &mut Effects) -> Move {
+        for number in self.targets.keys().copied() {
+            if !self.is_named(number, world) {
+                return Move::Tell(self.not_named(number, world));
+            }
+            // Things may have changed since it was chosen.
+            if let Some((disk, why)) =
+                self.target(number, world).and_then(|disk| Some((disk, self.obstacle(number, disk)?)))
+            {
+                return Move::Tell(format!("{} cannot be the target any more: {why}.", disk.words()));
+            }
+        }
+        if let Some(job) = self.job(world) {
+            effects.push(Effect::Send(Request::Start(job)));
+        }
+        Move::Home
+    }
+
+    fn job(&self, world: &World) -> Option<Job> {
+        let (chosen, image) = (self.chosen.as_ref()?, self.image.as_ref()?);
+        let mut arguments = chosen.arguments();
+        arguments.extend(["restore".to_owned(), image.id.clone()]);
+        let mut names = Vec::new();
+        for (number, path) in &self.targets {
+            let disk = self.target(*number, world)?;
+            arguments.extend(["--to".to_owned(), format!("disk{number}={}", path.display())]);
+            arguments.push(format!("--confirm={}", disk.password()));
+            names.push(format!("{} ({})", disk.model(), disk.name()));
+        }
+        if self.read_back {
+            arguments.push("--verify".to_owned());
+        }
+        if self.changed_only {
+            arguments.push("--changed-only".to_owned());
+        }
+        let names = names.join(", ");
+        Some(Job {
+            title: format!("Restore {} to {names}", image.name()),
+            kind: Kind::Restore,
+            steps: vec![JobStep { says: format!("write {} of {} to {names}", image.name(), image.when()), arguments }],
+            password: chosen.password.clone(),
+            report: chosen.report(),
+            then: None,
+        })
+    }
+}
+
+impl Screen for Restore {
+    fn title(&self, _world: &World) -> String {
+        match self.step {
+            Step::Repository => format!("restore: {}", self.chooser.title()),
+            Step::Image => "restore: which image".to_owned(),
+            Step::Disks => "restore: which disks".to_owned(),
+            Step::Target(number) if self.disks().len() > 1 => format!("restore: where disk {number} of the image goes"),
+            Step::Target(_) => "restore: which disk to overwrite".to_owned(),
+            Step::Confirm => "restore: what will be erased".to_owned(),
+        }
+    }
+
+    fn keys(&self, _world: &World) -> Vec<KeyHint> {
+        match (self.step, self.item()) {
+            (Step::Repository, _) => self.chooser.keys(),
+            (Step::Image | Step::Target(_), _) => vec![("Enter", "take it"), ("↑↓", "choose")],
+            (Step::Disks, _) => vec![("Enter", "choose its target, or go on"), ("↑↓", "choose")],
+            (Step::Confirm, Some(Item::Start)) => vec![("Enter", "ERASE AND RESTORE"), ("↑↓", "elsewhere")],
+            (Step::Confirm, Some(Item::Serial(_))) => vec![("Enter", "next"), ("↑↓", "elsewhere")],
+            (Step::Confirm, _) => vec![("Space", "yes or no"), ("↑↓", "elsewhere")],
+        }
+    }
+
+    fn help(&self) -> &'static str {
+        "Restore\n\
+        Writes the disks of an image to disks of this machine. Everything on a target is lost. Nothing is written before \
+        the very last step, and only after you typed the serial number of each disk that will be overwritten: it is on \
+        the disk's label, too.\n\n\
+        Which disk\n\
+        A target must be at least as large as the disk in the image, must not be in use, and cannot be the disk that the \
+        repository is on. If it cannot be chosen, Enter says why.\n\n\
+        Read back: after writing, everything is read once more and compared. Takes about as long again.\n\
+        Only what differs: the target is read first, and only what differs is written. Right for going back to an older \
+        state of the same disk, and for going on with a restore that was cancelled.\n\n\
+        If it ends early\n\
+        A disk that was written in part does not look like a disk that starts: its first part is written last."
+    }
+
+    fn is_typing(&self) -> bool {
+        match self.step {
+            Step::Repository => self.chooser.is_typing(),
+            Step::Confirm => matches!(self.item(), Some(Item::Serial(_))),
+            _ => false,
+        }
+    }
+
+    fn key(&mut self, key: Key, world: &World, effects: &mut Effects) -> Move {
+        match self.step {
+            Step::Repository => {
+                let outcome = self.chooser.key(key, effects);
+                self.outcome(outcome)
+            }
+            Step::Image => self.key_in_image(key, world),
+            Step::Disks => self.key_in_disks(key, world),
+            Step::Target(number) => self.key_in_target(number, key, world),
+            Step::Confirm => self.key_in_confirm(key, world, effects),
+        }
+    }
+
+    fn back(&mut self, _world: &World, _effects: &mut Effects) -> Move {
+        let one = self.disks().len() == 1;
+        match self.step {
+            Step::Repository => {
+                let outcome = self.chooser.back();
+                return self.outcome(outcome);
+            }
+            Step::Image => {
+                self.chosen = None;
+                self.go(Step::Repository);
+            }
+            Step::Disks => self.go(Step::Image),
+            Step::Target(_) if one => self.go(Step::Image),
+            Step::Target(_) => self.go(Step::Disks),
+            Step::Confirm => {
+                self.typed.clear();
+                self.go(if one { Step::Target(0) } else { Step::Disks });
+            }
+        }
+        Move::Stay
+    }
+
+    fn answer(&mut self, answer: &Answer, _world: &World, effects: &mut Effects) {
+        if self.step == Step::Repository
+            && let outcome @ Outcome::Chosen(_) = self.chooser.answer(answer, effects)
+        {
+            self.outcome(outcome);
+        }
+    }
+
+    fn draw(&self, world: &World, area: Rect, buffer: &mut Buffer) {
+        let mut page = Page::new(world.theme, area.width);
+        match (self.step, &self.chosen) {
+            (Step::Repository, _) | (_, None) => self.chooser.draw(&mut page, world),
+            (Step::Image, Some(chosen)) => images::draw_list(&mut page, chosen, &world.machine_id, self.cursor),
+            (Step::Disks, _) => self.draw_disks(&mut page, world),
+            (Step::Target(number), _) => self.draw_targets(&mut page, world, number, usize::from(area.height)),
+            (Step::Confirm, _) => self.draw_confirm(&mut page, world),
+        }
+        page.draw(0, area, buffer);
+    }
+}
+
+/// A disk of the image in one line.
+fn captured_words(number: usize, disk: &DiskImage) -> String {
+    format!("Disk {number}: {}, {}, {}", model_of(&disk.identity), serial_of(&disk.identity), size(disk.size))
+}
+
+impl Restore {
+    fn draw_disks(&self, page: &mut Page, world: &World) {
+        page.say(Role::Text, "Which disks of the image go where? Those that go nowhere are left out.");
+        for (number, disk) in self.disks().iter().enumerate() {
+            page.gap();
+            let from = page.len();
+            page.choice(Here::at(self.cursor, number), &captured_words(number, disk));
+            match self.target(number, world) {
+                Some(target) => page.say_after(Role::Danger, "    → ", &format!("overwrites {}", target.words())),
+                None => page.say_after(Role::Dim, "    → ", "is left out"),
+            }
+            if self.cursor == number {
+                page.keep_in_sight(from);
+            }
+        }
+        page.gap();
+        let text = format!("Go on with {}", count(self.targets.len(), "disk"));
+        page.choice(Here::at(self.cursor, self.disks().len()), &text);
+    }
+
+    fn draw_targets(&self, page: &mut Page, world: &World, number: usize, height: usize) {
+        if let Some(disk) = self.disks().get(number) {
+            page.say(Role::Text, &plain(&captured_words(number, disk)));
+            disk_map::picture(page, world.theme, &Picture::of_image(disk), Detail::Bar, 0);
+        }
+        page.gap();
+        page.say(Role::Heading, "is to be written to:");
+        let disks = world.disks();
+        if disks.is_empty() {
+            page.say(Role::Warning, "There is no disk here. One that is plugged in appears by itself; F5 looks again.");
+        }
+        let bars = disks.len() * 4 + 6 <= height;
+        for (place, disk) in disks.iter().enumerate() {
+            let from = page.len();
+            if bars {
+                page.gap();
+            }
+            let obstacle = self.obstacle(number, disk);
+            let role = if obstacle.is_some() { Role::Dim } else { Role::Text };
+            page.choice_in(role, Here::at(self.cursor, place), &disk_map::title(disk, page.width().saturating_sub(2)));
+            match obstacle {
+                Some(obstacle) => page.say_after(Role::Dim, "    cannot be: ", &obstacle),
+                None if bars => disk_map::content(page, world.theme, &disk.content, Detail::Bar, 2),
+                None => {}
+            }
+            if self.cursor == place {
+                page.keep_in_sight(from);
+            }
+        }
+        page.gap();
+        let text =
+            if self.disks().len() > 1 { "Leave this disk of the image out" } else { "None of these: another image" };
+        page.choice(Here::at(self.cursor, disks.len()), text);
+    }
+
+    fn draw_confirm(&self, page: &mut Page, world: &World) {
+        let theme = world.theme;
+        let item = self.item();
+        if let Some(image) = &self.image {
+            let machine = plain(&image.manifest.machine_words());
+            page.say(Role::Text, &format!("Image {} of {} UTC, from {machine}.", image.name(), image.when()));
+            let here = world.machine.as_ref().map(|machine| machine.firmware);
+            if here.is_some_and(|firmware| firmware != image.manifest.machine.firmware) {
+                page.say(
+                    Role::Warning,
+                    "That machine started by other firmware (BIOS or UEFI) than this one does: it may not start here \
+                    until the firmware's setup is changed.",
+                );
+            }
+        }
+        for number in self.targets.keys().copied() {
+            let from = page.len();
+            let (Some(disk), Some(image)) = (self.target(number, world), self.disks().get(number)) else {
+                page.gap();
+                page.say(
+                    Role::Danger,
+                    "The disk that was chosen is gone. Esc leads back; plug it in again or choose another.",
+                );
+                continue;
+            };
+            page.gap();
+            page.say(Role::Danger, &format!("EVERYTHING ON THIS DISK WILL BE LOST: {}", disk.words()));
+            page.say(Role::Dim, "Now:");
+            disk_map::content(page, theme, &disk.content, Detail::Bar, 0);
+            if let Content::Known(now) = &disk.content {
+                let used: u64 = now.parts.iter().map(|part| part.used).fold(0, u64::saturating_add);
+                let parts = count(now.parts.iter().filter(|part| part.number.is_some()).count(), "partition");
+                page.say(Role::Danger, &format!("{parts}, {} in use, will be overwritten.", size(used)));
+            }
+            page.say(Role::Dim, &format!("Afterwards ({}):", captured_words(number, image)));
+            let after = Picture { size: disk.identity.size, ..Picture::of_image(image) };
+            disk_map::picture(page, theme, &after, Detail::Bar, 0);
+            let what = if disk.identity.serial.is_some() { "Type its serial number" } else { "Type its path" };
+            let here = if item == Some(Item::Serial(number)) { Here::Yes } else { Here::No };
+            if let Some(field) = self.typed.get(&number) {
+                field.draw(page, theme, here, what, 24);
+            }
+            let (role, verdict) = if self.is_named(number, world) {
+                (Role::Good, "    √ that is it")
+            } else {
+                (Role::Dim, "    all of it, or its last four characters or more")
+            };
+            page.say(role, verdict);
+            if here == Here::Yes {
+                page.keep_in_sight(from);
+            }
+        }
+        page.gap();
+        let tick = |on: bool| if on { "[x]" } else { "[ ]" };
+        let here = |of: Item| if item == Some(of) { Here::Yes } else { Here::No };
+        page.choice(
+            here(Item::ReadBack),
+            &format!("{} read everything back afterwards and compare", tick(self.read_back)),
+        );
+        page.choice(here(Item::ChangedOnly), &format!("{} write only what differs", tick(self.changed_only)));
+        page.gap();
+        let ready = self.targets.keys().all(|number| self.is_named(*number, world));
+        let role = if ready { Role::Danger } else { Role::Dim };
+        let text = if ready { "ERASE AND RESTORE" } else { "Erase and restore (type the serial number first)" };
+        page.choice_in(role, here(Item::Start), text);
+    }
+}

@@ -1,0 +1,271 @@
+//! The terminal: raw while the user interface runs, as it was before afterwards, also after a panic.
+//!
+//! Must not know: screens.
+
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Sender;
+use std::thread;
+use std::time::Duration;
+
+use crossterm::cursor::{Hide, MoveTo, Show};
+use crossterm::event::{self, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+use crossterm::execute;
+use crossterm::terminal::{
+    Clear, ClearType, EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode,
+};
+use rustix::termios::{Winsize, tcgetwinsize, tcsetwinsize};
+
+use super::state::{Event, Key};
+use super::theme::Surroundings;
+
+/// What a terminal has that does not say.
+const COLUMNS: u16 = 80;
+const ROWS: u16 = 24;
+/// The longest that keys wait for the end of a loan.
+const POLL: Duration = Duration::from_millis(400);
+/// What follows Escape within this time belongs to it: on a slow line, the bytes of an arrow key come one by one.
+const ESCAPE: Duration = Duration::from_millis(80);
+
+/// What a process can know of the terminal that it is on.
+pub(super) fn surroundings() -> Surroundings {
+    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let device = std::fs::read_link("/proc/self/fd/0").map(|path| path.display().to_string()).unwrap_or_default();
+    Surroundings {
+        term: variable("TERM").unwrap_or_default(),
+        language: ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(variable).unwrap_or_default(),
+        no_color: variable("NO_COLOR").is_some(),
+        device,
+    }
+}
+
+/// Takes the terminal, and gives it back when it is dropped.
+pub(super) struct Taken;
+
+impl Taken {
+    /// Raw mode, the other screen, no cursor.
+    ///
+    /// # Errors
+    /// When there is no terminal.
+    pub(super) fn take() -> io::Result<Self> {
+        let hook = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            give_back();
+            hook(panic);
+        }));
+        take_again()?;
+        Ok(Self)
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        give_back();
+    }
+}
+
+/// After [`give_back`].
+///
+/// # Errors
+/// When the terminal is gone.
+pub(super) fn take_again() -> io::Result<()> {
+    enable_raw_mode()?;
+    // Not every terminal has another screen; then what is there is in the way.
+    execute!(io::stdout(), EnterAlternateScreen, Clear(ClearType::All), Hide)
+}
+
+/// The terminal as it was. A terminal that is gone needs nothing.
+pub(super) fn give_back() {
+    let _ = execute!(io::stdout(), Show, LeaveAlternateScreen);
+    let _ = disable_raw_mode();
+}
+
+/// Asks a terminal that has no size, as serial lines have none, where its last corner is.
+pub(super) fn find_size(surroundings: &Surroundings) {
+    let known = tcgetwinsize(io::stdin()).is_ok_and(|size| size.ws_col > 0 && size.ws_row > 0);
+    if known && !surroundings.is_serial() {
+        return;
+    }
+    let corner = || -> io::Result<(u16, u16)> {
+        execute!(io::stdout(), MoveTo(998, 998))?;
+        crossterm::cursor::position()
+    };
+    let (columns, rows) = match corner() {
+        Ok((x, y)) if x >= 9 && y >= 4 => (x.saturating_add(1), y.saturating_add(1)),
+        // Nobody at the other end, or somebody who does not answer.
+        _ if known => return,
+        _ => (COLUMNS, ROWS),
+    };
+    let size = Winsize { ws_col: columns, ws_row: rows, ws_xpixel: 0, ws_ypixel: 0 };
+    // Drawn at its old size it is still usable.
+    let _ = tcsetwinsize(io::stdin(), size);
+    let _ = io::stdout().flush();
+}
+
+/// Reads keys, except while the terminal is lent.
+pub(super) struct Input {
+    lent: Arc<AtomicBool>,
+    waiting: Arc<AtomicBool>,
+    measure: Arc<AtomicBool>,
+}
+
+impl Input {
+    /// Begins to read, into `events`.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub(super) fn start(events: Sender<Event>, surroundings: Surroundings) -> io::Result<Self> {
+        let flag = || Arc::new(AtomicBool::new(false));
+        let input = Self { lent: flag(), waiting: flag(), measure: flag() };
+        let (lent, waiting, measure) =
+            (Arc::clone(&input.lent), Arc::clone(&input.waiting), Arc::clone(&input.measure));
+        thread::Builder::new().name("keys".into()).spawn(move || {
+            loop {
+                if lent.load(Ordering::SeqCst) {
+                    waiting.store(true, Ordering::SeqCst);
+                    thread::park_timeout(POLL);
+                    continue;
+                }
+                waiting.store(false, Ordering::SeqCst);
+                if measure.swap(false, Ordering::SeqCst) {
+                    find_size(&surroundings);
+                    if events.send(Event::Resize).is_err() {
+                        return;
+                    }
+                }
+                let read = match event::poll(POLL) {
+                    Ok(true) => next(),
+                    Ok(false) => continue,
+                    Err(error) => Err(error),
+                };
+                // The terminal is gone: whoever started this program starts another when there is one again.
+                let Ok(found) = read else {
+                    let _ = events.send(Event::Hangup);
+                    return;
+                };
+                for event in found {
+                    if events.send(event).is_err() {
+                        return;
+                    }
+                }
+            }
+        })?;
+        Ok(input)
+    }
+
+    /// Leaves the terminal to `borrower` until it is done.
+    pub(super) fn lend<T>(&self, borrower: impl FnOnce() -> T) -> T {
+        self.lent.store(true, Ordering::SeqCst);
+        while !self.waiting.load(Ordering::SeqCst) {
+            thread::sleep(Duration::from_millis(20));
+        }
+        let done = borrower();
+        self.waiting.store(false, Ordering::SeqCst);
+        self.lent.store(false, Ordering::SeqCst);
+        done
+    }
+
+    /// Asks a serial terminal for its size again.
+    pub(super) fn measure(&self) {
+        self.measure.store(true, Ordering::SeqCst);
+    }
+}
+
+/// The next key or whatever it is; several, when what looked like the beginning of one was not.
+fn next() -> io::Result<Vec<Event>> {
+    let first = event::read()?;
+    let is_escape = matches!(&first, event::Event::Key(key) if key.code == KeyCode::Esc);
+    if !is_escape || !event::poll(ESCAPE)? {
+        return Ok(translated(&first).into_iter().collect());
+    }
+    let second = event::read()?;
+    let introduces = matches!(&second, event::Event::Key(key) if matches!(key.code, KeyCode::Char('[' | 'O')));
+    if !introduces || !event::poll(ESCAPE)? {
+        return Ok([first, second].iter().filter_map(translated).collect());
+    }
+    // The rest of a key, cut into pieces by a slow line: letters end it.
+    let mut number = String::new();
+    while event::poll(ESCAPE)? {
+        let event::Event::Key(key) = event::read()? else { break };
+        let KeyCode::Char(c) = key.code else { break };
+        if c.is_ascii_digit() || c == ';' {
+            number.push(c);
+            continue;
+        }
+        return Ok(key_of_sequence(&number, c).map(Event::Key).into_iter().collect());
+    }
+    Ok(Vec::new())
+}
+
+/// Source: ECMA-48 and the names that xterm gives its keys.
+fn key_of_sequence(number: &str, last: char) -> Option<Key> {
+    Some(match (number, last) {
+        (_, 'A') => Key::Up,
+        (_, 'B') => Key::Down,
+        (_, 'C') => Key::Right,
+        (_, 'D') => Key::Left,
+        (_, 'H') | ("1" | "7", '~') => Key::Home,
+        (_, 'F') | ("4" | "8", '~') => Key::End,
+        (_, 'Z') => Key::BackTab,
+        (_, 'P') | ("11", '~') => Key::Function(1),
+        (_, 'Q') | ("12", '~') => Key::Function(2),
+        ("15", '~') => Key::Function(5),
+        ("3", '~') => Key::Delete,
+        ("5", '~') => Key::PageUp,
+        ("6", '~') => Key::PageDown,
+        _ => return None,
+    })
+}
+
+/// What an event means here; nothing, mostly, unless it is a key.
+fn translated(event: &event::Event) -> Option<Event> {
+    match event {
+        event::Event::Resize(..) => Some(Event::Resize),
+        event::Event::Key(key) if key.kind != KeyEventKind::Release => key_of(key).map(Event::Key),
+        _ => None,
+    }
+}
+
+fn key_of(key: &KeyEvent) -> Option<Key> {
+    Some(match key.code {
+        KeyCode::Char(c) if key.modifiers.contains(KeyModifiers::CONTROL) => Key::Ctrl(c.to_ascii_lowercase()),
+        KeyCode::Char(c) => Key::Char(c),
+        KeyCode::F(number) => Key::Function(number),
+        KeyCode::Enter => Key::Enter,
+        KeyCode::Esc => Key::Esc,
+        KeyCode::Backspace => Key::Backspace,
+        KeyCode::Delete => Key::Delete,
+        KeyCode::Tab => Key::Tab,
+        KeyCode::BackTab => Key::BackTab,
+        KeyCode::Up => Key::Up,
+        KeyCode::Down => Key::Down,
+        KeyCode::Left => Key::Left,
+        KeyCode::Right => Key::Right,
+        KeyCode::Home => Key::Home,
+        KeyCode::End => Key::End,
+        KeyCode::PageUp => Key::PageUp,
+        KeyCode::PageDown => Key::PageDown,
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_that_a_slow_line_cut_into_pieces_are_put_together() {
+        assert_eq!(key_of_sequence("", 'A'), Some(Key::Up));
+        assert_eq!(key_of_sequence("6", '~'), Some(Key::PageDown));
+        assert_eq!(key_of_sequence("99", '~'), None);
+    }
+
+    #[test]
+    fn keys_are_understood() {
+        let key = |code, modifiers| key_of(&KeyEvent::new(code, modifiers));
+        assert_eq!(key(KeyCode::Char('L'), KeyModifiers::CONTROL), Some(Key::Ctrl('l')));
+        assert_eq!(key(KeyCode::Char('L'), KeyModifiers::SHIFT), Some(Key::Char('L')));
+        assert_eq!(key(KeyCode::CapsLock, KeyModifiers::NONE), None);
+    }
+}

@@ -1,0 +1,7 @@
+//! The user interface, without a terminal and without a machine.
+
+mod driver;
+mod fixtures;
+mod properties;
+mod snapshots;
+mod walks;
