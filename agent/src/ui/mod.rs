@@ -164,13 +164,14 @@ fn where_this_runs() -> Surroundings {
 /// A shell on this terminal, until its user leaves it. The inner error is for the user.
 fn shell() -> io::Result<Result<(), String>> {
     terminal::give_back();
-    let ran = ["/bin/sh", "/bin/bash", "/bin/busybox"].iter().find(|path| std::path::Path::new(path).exists()).map(|path| {
-        let mut command = Command::new(path);
-        if path.ends_with("busybox") {
-            command.arg("sh");
-        }
-        command.status()
-    });
+    let ran =
+        ["/bin/sh", "/bin/bash", "/bin/busybox"].iter().find(|path| std::path::Path::new(path).exists()).map(|path| {
+            let mut command = Command::new(path);
+            if path.ends_with("busybox") {
+                command.arg("sh");
+            }
+            command.status()
+        });
     terminal::take_again()?;
     Ok(match ran {
         Some(Ok(_)) => Ok(()),

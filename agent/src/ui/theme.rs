@@ -215,12 +215,8 @@ mod tests {
     use super::*;
 
     fn theme(term: &str, language: &str, device: &str) -> (Glyphs, Palette) {
-        let terminal = Surroundings {
-            term: term.into(),
-            language: language.into(),
-            device: device.into(),
-            no_color: false,
-        };
+        let terminal =
+            Surroundings { term: term.into(), language: language.into(), device: device.into(), no_color: false };
         let Theme { glyphs, palette } = Theme::of(&terminal);
         (glyphs, palette)
     }

@@ -103,7 +103,9 @@ fn on_dialog_key(state: &mut State, key: Key) {
         (Dialog::Help(_, scroll), Key::PageUp) => *scroll = scroll.saturating_sub(10),
         (Dialog::Help(..), Key::Esc | Key::Enter | Key::Char('?' | 'q')) => state.dialog = None,
         (Dialog::Notice(_), Key::Esc | Key::Enter | Key::Char(' ')) => state.dialog = None,
-        (Dialog::Question(_, yes), Key::Left | Key::Right | Key::Tab | Key::BackTab | Key::Up | Key::Down) => *yes = !*yes,
+        (Dialog::Question(_, yes), Key::Left | Key::Right | Key::Tab | Key::BackTab | Key::Up | Key::Down) => {
+            *yes = !*yes
+        }
         (Dialog::Question(_, false), Key::Enter) | (Dialog::Question(..), Key::Esc | Key::Char('n')) => {
             state.dialog = None;
         }

@@ -148,7 +148,9 @@ impl Restore {
         match key {
             Key::Enter if self.cursor < disks => self.choose_target(self.cursor, world),
             Key::Enter if self.targets.is_empty() => {
-                return Move::Tell("No disk goes anywhere yet. Go to a disk of the image and press Enter to choose its target.".into());
+                return Move::Tell(
+                    "No disk goes anywhere yet. Go to a disk of the image and press Enter to choose its target.".into(),
+                );
             }
             Key::Enter => self.confirm(),
             _ => self.cursor = moved(self.cursor, disks + 1, key),
@@ -459,7 +461,8 @@ impl Restore {
             }
         }
         page.gap();
-        let text = if self.disks().len() > 1 { "Leave this disk of the image out" } else { "None of these: another image" };
+        let text =
+            if self.disks().len() > 1 { "Leave this disk of the image out" } else { "None of these: another image" };
         page.choice(Here::at(self.cursor, disks.len()), text);
     }
 
@@ -482,7 +485,10 @@ impl Restore {
             let from = page.len();
             let (Some(disk), Some(image)) = (self.target(number, world), self.disks().get(number)) else {
                 page.gap();
-                page.say(Role::Danger, "The disk that was chosen is gone. Esc leads back; plug it in again or choose another.");
+                page.say(
+                    Role::Danger,
+                    "The disk that was chosen is gone. Esc leads back; plug it in again or choose another.",
+                );
                 continue;
             };
             page.gap();
@@ -515,7 +521,10 @@ impl Restore {
         page.gap();
         let tick = |on: bool| if on { "[x]" } else { "[ ]" };
         let here = |of: Item| if item == Some(of) { Here::Yes } else { Here::No };
-        page.choice(here(Item::ReadBack), &format!("{} read everything back afterwards and compare", tick(self.read_back)));
+        page.choice(
+            here(Item::ReadBack),
+            &format!("{} read everything back afterwards and compare", tick(self.read_back)),
+        );
         page.choice(here(Item::ChangedOnly), &format!("{} write only what differs", tick(self.changed_only)));
         page.gap();
         let ready = self.targets.keys().all(|number| self.is_named(*number, world));
