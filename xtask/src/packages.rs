@@ -17,6 +17,7 @@ pub(crate) const TESTS: &[&str] = &[
     "debootstrap",
     "exfat-fuse",
     "exfatprogs",
+    "libnbd-bin",
     "ovmf",
     "partclone",
     "python3",

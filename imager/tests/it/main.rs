@@ -25,6 +25,7 @@ mod power_loss;
 mod processes;
 mod python_reader;
 mod restore;
+mod serve;
 mod stalls;
 mod store;
 mod support;
