@@ -45,7 +45,7 @@ fn selected(folder: &Path) -> Result<(Tree, Vec<Module>)> {
 
 fn archive(version: &str, tree: &Tree, modules: &[Module]) -> Result<Archive> {
     let mut archive = Archive::default();
-    initramfs::add_agent(&mut archive, "/proc/self/exe".as_ref(), "ID=lifeboat\n")?;
+    initramfs::add_agent(&mut archive, "/bin/true".as_ref(), "ID=lifeboat\n")?;
     initramfs::add_modules(&mut archive, version, tree, modules)?;
     Ok(archive)
 }

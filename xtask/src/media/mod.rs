@@ -21,17 +21,21 @@ use lifeboat_tests::{imager, tool};
 
 use crate::packages;
 
-#[derive(clap::Args)]
+#[derive(clap::Args, Default)]
 pub(crate) struct Options {
     /// Which modules go in: all of `initramfs/modules.list`, or what QEMU's machines need.
     #[arg(long, value_enum, default_value_t = Profile::Full)]
     profile: Profile,
+    /// Builds everything twice, and fails when a byte differs.
+    #[arg(long)]
+    twice: bool,
 }
 
 /// How much goes on the media.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Profile {
     /// `target/media`: for machines.
+    #[default]
     Full,
     /// `target/media-minimal`: for tests that build media again and again.
     Minimal,
@@ -52,16 +56,27 @@ struct Ingredients {
     packages: PathBuf,
 }
 
-pub(crate) fn run(options: &Options) -> Result<()> {
+/// Makes the media and says where they are.
+pub(crate) fn run(options: &Options) -> Result<PathBuf> {
     packages::ensure(&[packages::MEDIA])?;
     let target = imager::target_folder()?;
     let folder = target.join(match options.profile {
         Profile::Full => "media",
         Profile::Minimal => "media-minimal",
     });
+    let packages = target.join("packages");
     let agent = step("the agent", || agent::build(&target))?;
-    let kernel = step("the kernel", || kernel::Kernel::get(&target.join("packages")))?;
-    build(options.profile, &agent, &kernel, &target.join("packages"), &folder)
+    let kernel = step("the kernel", || kernel::Kernel::get(&packages))?;
+    build(options.profile, &agent, &kernel, &packages, &folder)?;
+    if options.twice {
+        let again = target.join("media-again");
+        build(options.profile, &agent, &kernel, &packages, &again)?;
+        tool::run("diff", ["--recursive".as_ref(), folder.as_os_str(), again.as_os_str()])
+            .context("two builds of the same differ")?;
+        fs::remove_dir_all(again)?;
+        println!("\nboth builds are the same, byte for byte");
+    }
+    Ok(folder)
 }
 
 /// Makes all media in `folder`, which is emptied first.
