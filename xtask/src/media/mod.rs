@@ -25,10 +25,10 @@ use crate::packages;
 pub(crate) struct Options {
     /// Which modules go in: all of `initramfs/modules.list`, or what QEMU's machines need.
     #[arg(long, value_enum, default_value_t = Profile::Full)]
-    profile: Profile,
+    pub(crate) profile: Profile,
     /// Builds everything twice, and fails when a byte differs.
     #[arg(long)]
-    twice: bool,
+    pub(crate) twice: bool,
 }
 
 /// How much goes on the media.
