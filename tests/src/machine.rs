@@ -228,7 +228,7 @@ impl Machine {
             options.drive(&format!("disk{index}"), drive);
         }
         if let Some(network) = &self.network {
-            options.add("-netdev", &["user,id=network", network].join(",").trim_end_matches(',').to_owned());
+            options.add("-netdev", ["user,id=network", network].join(",").trim_end_matches(','));
             options.add("-device", "virtio-net-pci,netdev=network");
         }
         Ok(options.words)
