@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
@@ -25,7 +26,7 @@ fn kernel(test: &str) -> Result<Option<(String, PathBuf)>> {
     static ONE_AT_A_TIME: std::sync::Mutex<()> = std::sync::Mutex::new(());
     let _one = ONE_AT_A_TIME.lock().unwrap();
     if tool::find("apt-get").is_none() || tool::find("depmod").is_none() {
-        eprintln!("skipped: {test}: needs apt, for Debian's kernel, and kmod");
+        say(&format!("skipped: {test}: needs apt, for Debian's kernel, and kmod"));
         return Ok(None);
     }
     let choices = ["linux-image-6.12-amd64", "linux-image-amd64"];
@@ -35,6 +36,11 @@ fn kernel(test: &str) -> Result<Option<(String, PathBuf)>> {
     let version = name.strip_prefix("linux-image-").context("a kernel's package of another name")?.to_owned();
     let modules = ["lib/modules", "usr/lib/modules"].map(|lib| package.folder.join(lib).join(&version));
     Ok(modules.into_iter().find(|folder| folder.is_dir()).map(|folder| (version, folder)))
+}
+
+/// Seen even when the test passes.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 fn selected(folder: &Path) -> Result<(Tree, Vec<Module>)> {
@@ -174,7 +180,7 @@ fn two_builds_are_the_same_and_everything_is_roots() -> Result<()> {
 #[test]
 fn a_program_runs_with_nothing_but_the_archive() -> Result<()> {
     if !tool::is_root() {
-        eprintln!("skipped: a program in the archive: needs root, for chroot");
+        say("skipped: a program in the archive: needs root, for chroot");
         return Ok(());
     }
     let mke2fs = ProgramEntry {
@@ -239,7 +245,7 @@ fn a_damaged_module_is_named() -> Result<()> {
 #[test]
 fn bsdtar_reads_the_archive_too() -> Result<()> {
     if tool::find("bsdtar").is_none() {
-        eprintln!("skipped: bsdtar is not there");
+        say("skipped: bsdtar is not there");
         return Ok(());
     }
     let mut archive = Archive::default();

@@ -41,7 +41,7 @@ pub(crate) enum Profile {
     Minimal,
 }
 
-/// What every medium holds, and where media are made.
+/// What every medium holds, and where the media of one folder are made.
 struct Ingredients {
     kernel: PathBuf,
     initramfs: PathBuf,
@@ -65,12 +65,17 @@ pub(crate) fn run(options: &Options) -> Result<PathBuf> {
         Profile::Minimal => "media-minimal",
     });
     let packages = target.join("packages");
-    let agent = step("the agent", || agent::build(&target))?;
-    let kernel = step("the kernel", || kernel::Kernel::get(&packages))?;
-    build(options.profile, &agent, &kernel, &packages, &folder)?;
+    let sources = Sources {
+        agent: step("the agent", || agent::build(&target))?,
+        kernel: step("the kernel", || kernel::Kernel::get(&packages))?,
+        packages,
+        build_id: build_id()?,
+        time: time()?,
+    };
+    sources.build(options.profile, &folder)?;
     if options.twice {
         let again = target.join("media-again");
-        build(options.profile, &agent, &kernel, &packages, &again)?;
+        sources.build(options.profile, &again)?;
         tool::run("diff", ["--recursive".as_ref(), folder.as_os_str(), again.as_os_str()])
             .context("two builds of the same differ")?;
         fs::remove_dir_all(again)?;
@@ -79,35 +84,46 @@ pub(crate) fn run(options: &Options) -> Result<PathBuf> {
     Ok(folder)
 }
 
-/// Makes all media in `folder`, which is emptied first.
-fn build(profile: Profile, agent: &Path, kernel: &kernel::Kernel, packages: &Path, folder: &Path) -> Result<()> {
-    let work = folder.join("work");
-    if folder.exists() {
-        fs::remove_dir_all(folder).with_context(|| format!("cannot clear away {}", folder.display()))?;
-    }
-    fs::create_dir_all(&work)?;
-    let (build_id, time) = (build_id()?, time()?);
-    let mut ingredients = Ingredients {
-        kernel: kernel.image.clone(),
-        initramfs: work.join("initramfs"),
-        os_release: os_release(&build_id, &kernel.version),
-        build_id,
-        time,
-        work: work.clone(),
-        packages: packages.to_owned(),
-    };
-    let initramfs = step("the initramfs", || initramfs::build(profile, agent, kernel, &ingredients))?;
-    fs::write(&ingredients.initramfs, initramfs)?;
-    // From here on everything has the one date that goes on the media.
-    ingredients.kernel = ingredients.dated_copy(&ingredients.kernel, "vmlinuz")?;
-    ingredients.date(&ingredients.initramfs)?;
+/// What all media of one run are made from.
+struct Sources {
+    agent: PathBuf,
+    kernel: kernel::Kernel,
+    /// Unpacked Debian packages.
+    packages: PathBuf,
+    build_id: String,
+    time: u32,
+}
 
-    step("lifeboat.iso", || iso::build(&ingredients, &folder.join("lifeboat.iso")))?;
-    step("lifeboat-usb.img", || stick::build(&ingredients, &folder.join("lifeboat-usb.img")))?;
-    step("lifeboat.efi", || uki::build(&ingredients, &folder.join("lifeboat.efi")))?;
-    step("pxe", || pxe::build(&ingredients, &folder.join("pxe")))?;
-    fs::remove_dir_all(work)?;
-    show_sizes(folder)
+impl Sources {
+    /// Makes all media in `folder`, which is emptied first.
+    fn build(&self, profile: Profile, folder: &Path) -> Result<()> {
+        let work = folder.join("work");
+        if folder.exists() {
+            fs::remove_dir_all(folder).with_context(|| format!("cannot clear away {}", folder.display()))?;
+        }
+        fs::create_dir_all(&work)?;
+        let mut ingredients = Ingredients {
+            kernel: self.kernel.image.clone(),
+            initramfs: work.join("initramfs"),
+            build_id: self.build_id.clone(),
+            time: self.time,
+            os_release: os_release(&self.build_id, &self.kernel.version),
+            work: work.clone(),
+            packages: self.packages.clone(),
+        };
+        let initramfs = step("the initramfs", || initramfs::build(profile, &self.agent, &self.kernel, &ingredients))?;
+        fs::write(&ingredients.initramfs, initramfs)?;
+        // From here on everything has the one date that goes on the media.
+        ingredients.kernel = ingredients.dated_copy(&ingredients.kernel, "vmlinuz")?;
+        ingredients.date(&ingredients.initramfs)?;
+
+        step("lifeboat.iso", || iso::build(&ingredients, &folder.join("lifeboat.iso")))?;
+        step("lifeboat-usb.img", || stick::build(&ingredients, &folder.join("lifeboat-usb.img")))?;
+        step("lifeboat.efi", || uki::build(&ingredients, &folder.join("lifeboat.efi")))?;
+        step("pxe", || pxe::build(&ingredients, &folder.join("pxe")))?;
+        fs::remove_dir_all(work)?;
+        show_sizes(folder)
+    }
 }
 
 impl Ingredients {
