@@ -150,7 +150,10 @@ fn release(disk: &Path) -> Result<(), String> {
         let own = identity::of_device(&place.device).ok().and_then(|found| found.partition_of.or(Some(found.path)));
         if own.as_deref() == Some(disk) {
             places::unmount(place).map_err(|error| {
-                format!("{} cannot be unmounted: {error}. Wait for what uses it to end, then try again.", place.device.display())
+                format!(
+                    "{} cannot be unmounted: {error}. Wait for what uses it to end, then try again.",
+                    place.device.display()
+                )
             })?;
         }
     }

@@ -415,7 +415,9 @@ fn loss(disk: &Disk) -> String {
     let Content::Known(now) = &disk.content else { return "What is on it is not known.".to_owned() };
     let used: u64 = now.parts.iter().map(|part| part.used).fold(0, u64::saturating_add);
     match now.parts.iter().filter(|part| part.number.is_some()).count() {
-        0 if now.parts.iter().all(|part| part.kind == "unknown") => "No partitions; what else is on it is not known.".to_owned(),
+        0 if now.parts.iter().all(|part| part.kind == "unknown") => {
+            "No partitions; what else is on it is not known.".to_owned()
+        }
         0 => format!("{} in use.", size(used)),
         parts => format!("{}, {} in use.", count(parts, "partition"), size(used)),
     }

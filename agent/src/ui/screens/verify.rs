@@ -129,8 +129,16 @@ impl Screen for Verify {
                 page.gap();
                 let mark = |on: bool| if on { "(•)" } else { "( )" };
                 let (all, seals) = (mark(self.all_data), mark(!self.all_data));
-                page.say_after(Role::Text, &format!("d {all} "), "all data: everything is read and checked; takes as long as reading it");
-                page.say_after(Role::Text, &format!("  {seals} "), "seals only: takes seconds, but the data itself is not read");
+                page.say_after(
+                    Role::Text,
+                    &format!("d {all} "),
+                    "all data: everything is read and checked; takes as long as reading it",
+                );
+                page.say_after(
+                    Role::Text,
+                    &format!("  {seals} "),
+                    "seals only: takes seconds, but the data itself is not read",
+                );
                 page.gap();
                 page.choice(Here::at(self.cursor, 0), "The whole repository");
                 page.gap();
