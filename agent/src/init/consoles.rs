@@ -80,8 +80,12 @@ fn take(console: &str) -> io::Result<File> {
     // As whoever was here last may have left it.
     modes.input_modes |= InputModes::ICRNL | InputModes::IXON;
     modes.output_modes |= OutputModes::OPOST | OutputModes::ONLCR;
-    modes.local_modes |=
-        LocalModes::ICANON | LocalModes::ECHO | LocalModes::ECHOE | LocalModes::ECHOK | LocalModes::ISIG | LocalModes::IEXTEN;
+    modes.local_modes |= LocalModes::ICANON
+        | LocalModes::ECHO
+        | LocalModes::ECHOE
+        | LocalModes::ECHOK
+        | LocalModes::ISIG
+        | LocalModes::IEXTEN;
     modes.control_modes |= rustix::termios::ControlModes::CLOCAL | rustix::termios::ControlModes::CREAD;
     modes.special_codes[SpecialCodeIndex::VMIN] = 1;
     modes.special_codes[SpecialCodeIndex::VTIME] = 0;

@@ -27,7 +27,17 @@ const OTHERS_END: Duration = Duration::from_secs(3);
 
 /// File systems without anything to be written.
 const IN_MEMORY: [&str; 12] = [
-    "proc", "sysfs", "devtmpfs", "devpts", "tmpfs", "rootfs", "ramfs", "efivarfs", "debugfs", "tracefs", "cgroup2",
+    "proc",
+    "sysfs",
+    "devtmpfs",
+    "devpts",
+    "tmpfs",
+    "rootfs",
+    "ramfs",
+    "efivarfs",
+    "debugfs",
+    "tracefs",
+    "cgroup2",
     "securityfs",
 ];
 

@@ -109,8 +109,7 @@ struct Shared {
 
 impl Shared {
     fn is_busy(&self) -> bool {
-        self.is_finishing
-            || self.status.as_ref().is_some_and(|status| !matches!(status.state, State::Ended { .. }))
+        self.is_finishing || self.status.as_ref().is_some_and(|status| !matches!(status.state, State::Ended { .. }))
     }
 
     /// As consoles get it.
@@ -405,13 +404,8 @@ impl Keeper {
                     });
                 }
             };
-            let ended = step::run(
-                &step.arguments,
-                job.password.as_deref(),
-                control,
-                |group| self.note(Some(group)),
-                hear,
-            );
+            let ended =
+                step::run(&step.arguments, job.password.as_deref(), control, |group| self.note(Some(group)), hear);
             (exit_code, error) = outcome(ended, said_error, exit_code);
             if !matches!(exit_code, Some(0 | EXIT_UNREADABLE)) || error.is_some() {
                 break;
@@ -492,11 +486,7 @@ fn end_left_over(group: i32) {
 }
 
 /// Exit code and error of the job so far, after a step.
-fn outcome(
-    ended: io::Result<step::Ended>,
-    said: Option<String>,
-    before: Option<u8>,
-) -> (Option<u8>, Option<String>) {
+fn outcome(ended: io::Result<step::Ended>, said: Option<String>, before: Option<u8>) -> (Option<u8>, Option<String>) {
     let ended = match ended {
         Ok(ended) => ended,
         Err(error) if error.kind() == io::ErrorKind::Interrupted => return (Some(130), None),

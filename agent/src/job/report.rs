@@ -142,7 +142,9 @@ mod tests {
             progress: None,
             rates: vec![],
             messages: vec!["sda: hibernated".into()],
-            results: vec![json!({"type": "captured", "image": "abc", "stats": {"read": 1536, "known": 0, "new": 1, "stored": 2}})],
+            results: vec![
+                json!({"type": "captured", "image": "abc", "stats": {"read": 1536, "known": 0, "new": 1, "stored": 2}}),
+            ],
             report: None,
         }
     }

@@ -92,8 +92,7 @@ fn look(name: &str, mounts: &[Mounted]) -> Option<Place> {
     let size = sectors.checked_mul(512).filter(|&size| size > 0)?;
     let device = Path::new("/dev").join(name.replace('!', "/"));
     let found = signature::of(&Volume { file: File::open(&device).ok()?, size })?;
-    let is_partitioned =
-        fs::read_dir(&sysfs).ok()?.flatten().any(|entry| entry.path().join("partition").exists());
+    let is_partitioned = fs::read_dir(&sysfs).ok()?.flatten().any(|entry| entry.path().join("partition").exists());
     // A CD's image on a stick has partitions and is mounted as a whole; nothing else does.
     if is_partitioned && found.filesystem != "iso9660" {
         return None;
@@ -171,8 +170,12 @@ pub(crate) fn mount(place: &Place) -> io::Result<PathBuf> {
     }
     // The device's name is in it, so that two sticks of the same label have two directories.
     let name = place.device.file_name().unwrap_or_default().to_string_lossy();
-    let label: String =
-        place.label.iter().flat_map(|label| label.chars()).filter(|c| c.is_ascii_alphanumeric() || "-_".contains(*c)).collect();
+    let label: String = place
+        .label
+        .iter()
+        .flat_map(|label| label.chars())
+        .filter(|c| c.is_ascii_alphanumeric() || "-_".contains(*c))
+        .collect();
     let at = directory().join(if label.is_empty() { name.into_owned() } else { format!("{label}-{name}") });
     fs::create_dir_all(&at)?;
     let mut flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC | MsFlags::MS_NOATIME;
@@ -202,7 +205,9 @@ fn explain(place: &Place, error: Errno) -> io::Error {
         _ if place.filesystem == "ntfs3" => {
             "Windows did not shut down cleanly, or the file system is damaged: start it in Windows, run `chkdsk /f`, and shut down with `shutdown /s /t 0`"
         }
-        _ => "the file system is damaged or was not unmounted cleanly: check it on a machine that knows it (fsck, chkdsk)",
+        _ => {
+            "the file system is damaged or was not unmounted cleanly: check it on a machine that knows it (fsck, chkdsk)"
+        }
     };
     let message = format!("cannot mount {}: {}: {advice}", place.shown(), error.desc());
     io::Error::new(io::Error::from(error).kind(), message)

@@ -120,8 +120,11 @@ mod tests {
 
     #[test]
     fn the_one_that_is_meant_is_found() {
-        let places =
-            [place("/dev/sda1", Some("A"), "1-2"), place("/dev/sdb1", Some("B"), "ABCD-1"), place("/dev/sdc", None, "3")];
+        let places = [
+            place("/dev/sda1", Some("A"), "1-2"),
+            place("/dev/sdb1", Some("B"), "ABCD-1"),
+            place("/dev/sdc", None, "3"),
+        ];
         for (text, device, path) in [
             ("label:A/x/y", "/dev/sda1", "x/y"),
             ("label:B", "/dev/sdb1", ""),

@@ -93,7 +93,8 @@ fn short_name(part: &Part, columns: usize) -> String {
     let number = part.number.map(|number| number.to_string()).unwrap_or_default();
     let kind = if part.kind == "unknown" { &part.type_name } else { &part.kind };
     let long = [Some(&*number), Some(kind), part.label.as_deref()];
-    let words = |parts: &[Option<&str>]| parts.iter().flatten().copied().collect::<Vec<_>>().join(" ").trim().to_owned();
+    let words =
+        |parts: &[Option<&str>]| parts.iter().flatten().copied().collect::<Vec<_>>().join(" ").trim().to_owned();
     let long = words(&long);
     if width_of(&long) <= columns {
         return long;
@@ -153,9 +154,10 @@ fn shares(lens: &[u64], room: usize) -> Vec<usize> {
     let mut columns = vec![least; lens.len()];
     for _ in lens.len() * least..room {
         // Where most bytes share one.
-        let neediest = lens.iter().zip(&mut columns).max_by_key(|(len, columns)| {
-            **len / u64::try_from(**columns).unwrap_or(u64::MAX).max(1)
-        });
+        let neediest = lens
+            .iter()
+            .zip(&mut columns)
+            .max_by_key(|(len, columns)| **len / u64::try_from(**columns).unwrap_or(u64::MAX).max(1));
         let Some((_, columns)) = neediest else { break };
         *columns += 1;
     }

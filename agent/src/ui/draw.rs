@@ -62,7 +62,9 @@ fn hints(state: &State) -> Vec<KeyHint> {
     match &state.dialog {
         Some(Dialog::Question(..)) => vec![("←→", "choose"), ("Enter", "answer"), ("Esc", "no")],
         Some(Dialog::Notice(_)) => vec![("Enter", "go on")],
-        Some(Dialog::Help(..)) => vec![("↑↓", "read on"), ("Ctrl-T", "other colours"), ("Ctrl-L", "draw anew"), ("Esc", "back")],
+        Some(Dialog::Help(..)) => {
+            vec![("↑↓", "read on"), ("Ctrl-T", "other colours"), ("Ctrl-L", "draw anew"), ("Esc", "back")]
+        }
         None => {
             let front = state.front();
             let mut keys = front.keys(&state.world);

@@ -44,7 +44,8 @@ pub(super) fn start(effect: Effect, events: &Sender<Event>) {
         perform(effect, &|answer| drop(own.send(Event::Answer(answer))));
     });
     if let Err(error) = started {
-        let why = format!("This machine is out of memory or threads ({error}). Wait for the running job, then try again.");
+        let why =
+            format!("This machine is out of memory or threads ({error}). Wait for the running job, then try again.");
         let _ = events.send(Event::Refused(why));
     }
 }
@@ -59,7 +60,9 @@ fn perform(effect: Effect, answer: &(dyn Fn(Answer) + Sync)) {
         Effect::ReadDisks => read_disks(answer),
         Effect::ListPlaces(ticket) => answer(Answer::Places(ticket, list_places())),
         Effect::LookAt(ticket, place) => answer(Answer::LookedAt(ticket, look_at(&place))),
-        Effect::Open(ticket, path, password) => answer(Answer::Opened(ticket, open(&path, password.map(Zeroizing::new)))),
+        Effect::Open(ticket, path, password) => {
+            answer(Answer::Opened(ticket, open(&path, password.map(Zeroizing::new))))
+        }
         Effect::ReadLog(ticket, path) => {
             answer(Answer::Log(ticket, read_log(&path).map_err(|error| format!("{}: {error}", path.display()))));
         }
@@ -147,7 +150,10 @@ fn release(disk: &Path) -> Result<(), String> {
         let own = identity::of_device(&place.device).ok().and_then(|found| found.partition_of.or(Some(found.path)));
         if own.as_deref() == Some(disk) {
             places::unmount(place).map_err(|error| {
-                format!("{} cannot be unmounted: {error}. Wait for what uses it to end, then try again.", place.device.display())
+                format!(
+                    "{} cannot be unmounted: {error}. Wait for what uses it to end, then try again.",
+                    place.device.display()
+                )
             })?;
         }
     }
@@ -180,14 +186,19 @@ fn list_places() -> Result<Vec<Place>, String> {
 fn look_at(place: &Place) -> Result<Looked, String> {
     let root = match place {
         Place::Device(place) => places::mount(place).map_err(|error| {
-            format!("{} cannot be used: {error}. Choose another place, or check this one in a shell.", place.device.display())
+            format!(
+                "{} cannot be used: {error}. Choose another place, or check this one in a shell.",
+                place.device.display()
+            )
         })?,
         Place::Directory(path) => path.clone(),
     };
     match fs::metadata(&root) {
         Ok(found) if found.is_dir() => {}
         Ok(_) => return Err(format!("{} is not a directory. Choose one, or another place.", root.display())),
-        Err(error) => return Err(format!("{}: {error}. Check how it is written, or choose another place.", root.display())),
+        Err(error) => {
+            return Err(format!("{}: {error}. Check how it is written, or choose another place.", root.display()));
+        }
     }
     let disks = identity::backing_disks(&root).unwrap_or_default();
     let free = places::free_bytes(&root).ok();
@@ -243,7 +254,8 @@ fn open(path: &Path, password: Option<Zeroizing<String>>) -> Result<Opened, Open
             None => Err(Error::PasswordNeeded),
         })?;
         let (images, damaged) = repository.images()?;
-        let images = images.into_iter().map(|(id, manifest)| Image { id: id.to_string(), manifest: Arc::new(manifest) });
+        let images =
+            images.into_iter().map(|(id, manifest)| Image { id: id.to_string(), manifest: Arc::new(manifest) });
         Ok(Opened { images: images.collect(), damaged: damaged.len() })
     };
     opened().map_err(|error| match error {
@@ -267,7 +279,9 @@ fn read_log(path: &Path) -> io::Result<Vec<String>> {
 /// The network cards; not the loopback, bridges and the like, which have no device behind them.
 fn cards() -> Vec<Card> {
     let below = Path::new("/sys/class/net");
-    let text = |name: &str, file: &str| fs::read_to_string(below.join(name).join(file)).ok().map(|text| text.trim().to_owned());
+    let text = |name: &str, file: &str| {
+        fs::read_to_string(below.join(name).join(file)).ok().map(|text| text.trim().to_owned())
+    };
     let addresses: Vec<(String, String)> = nix::ifaddrs::getifaddrs()
         .map(|all| {
             let known = all.filter_map(|interface| {

@@ -128,7 +128,10 @@ pub(crate) fn model_of(identity: &Identity) -> String {
 
 /// The serial number of a disk, in words.
 pub(crate) fn serial_of(identity: &Identity) -> String {
-    identity.serial.as_deref().map_or_else(|| "no serial number".to_owned(), |serial| format!("serial {}", plain(serial)))
+    identity
+        .serial
+        .as_deref()
+        .map_or_else(|| "no serial number".to_owned(), |serial| format!("serial {}", plain(serial)))
 }
 
 /// Whether `typed` names the disk: its serial number, or the last four characters of it or more; its path, if it has
@@ -147,7 +150,15 @@ impl Picture {
     pub(crate) fn of_layout(layout: &Layout) -> Self {
         let volumes = layout.volumes.iter().map(|volume| {
             let fs = &volume.file_system;
-            (volume.partition, volume.place.start, volume.place.len, &*fs.kind, fs.label.as_deref(), fs.used.total(), &*fs.notes)
+            (
+                volume.partition,
+                volume.place.start,
+                volume.place.len,
+                &*fs.kind,
+                fs.label.as_deref(),
+                fs.used.total(),
+                &*fs.notes,
+            )
         });
         Self::new(layout.size, &layout.table, volumes.collect(), layout.wanted_bytes(), &layout.warnings)
     }
@@ -155,7 +166,15 @@ impl Picture {
     /// Of a disk in an image.
     pub(crate) fn of_image(disk: &DiskImage) -> Self {
         let volumes = disk.volumes.iter().map(|volume| {
-            (volume.partition, volume.start, volume.len, &*volume.kind, volume.label.as_deref(), volume.used, &*volume.notes)
+            (
+                volume.partition,
+                volume.start,
+                volume.len,
+                &*volume.kind,
+                volume.label.as_deref(),
+                volume.used,
+                &*volume.notes,
+            )
         });
         let used = disk.volumes.iter().map(|volume| volume.used).fold(0, u64::saturating_add);
         Self::new(disk.size, &disk.table, volumes.collect(), used, &disk.warnings)

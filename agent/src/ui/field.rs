@@ -83,7 +83,14 @@ impl Field {
     }
 
     /// The field with its name in front, and a cursor when the user is there.
-    pub(super) fn draw(&self, page: &mut Page, theme: super::theme::Theme, here: Here, name: &str, name_columns: usize) {
+    pub(super) fn draw(
+        &self,
+        page: &mut Page,
+        theme: super::theme::Theme,
+        here: Here,
+        name: &str,
+        name_columns: usize,
+    ) {
         let room = page.width().saturating_sub(name_columns + 6).clamp(4, 60);
         let shown = |c: char| if self.show == Show::Dots { '•' } else { c };
         let before: String = self.chars.iter().take(self.cursor).copied().map(shown).collect();
@@ -98,7 +105,8 @@ impl Field {
         }
         let from = page.len();
         let mark = if here == Here::Yes { "► " } else { "  " };
-        let mut spans = vec![theme.span(Role::Text, mark), theme.span(Role::Text, fit(name, name_columns)), Span::raw("[")];
+        let mut spans =
+            vec![theme.span(Role::Text, mark), theme.span(Role::Text, fit(name, name_columns)), Span::raw("[")];
         let text = theme.span(Role::Heading, tail.to_owned());
         let rest = room.saturating_sub(text.width() + 1);
         spans.push(text);

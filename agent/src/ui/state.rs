@@ -237,8 +237,6 @@ pub(super) enum Move {
     Home,
     /// On to another.
     Open(Box<dyn Screen>),
-    /// On to another, which stands in this one's place.
-    Become(Box<dyn Screen>),
     /// A question first.
     Ask(Question),
     /// Something that must be read.
@@ -295,8 +293,10 @@ pub(super) trait Screen {
     /// An answer, to this screen or another.
     fn answer(&mut self, _answer: &Answer, _world: &World, _effects: &mut Effects) {}
 
-    /// Time went by.
-    fn tick(&mut self, _world: &World, _effects: &mut Effects) {}
+    /// Time is seen to go by, because there is nothing else to see.
+    fn is_moving(&self) -> bool {
+        false
+    }
 
     /// Draws it.
     fn draw(&self, world: &World, area: Rect, buffer: &mut Buffer);
@@ -344,9 +344,9 @@ impl State {
         (state, vec![Effect::ReadMachine, Effect::ReadDisks])
     }
 
-    /// Nothing lies on top of Home.
-    pub(crate) fn is_home(&self) -> bool {
-        self.screens.is_empty() && self.dialog.is_none()
+    /// Time is seen to go by.
+    pub(crate) fn is_moving(&self) -> bool {
+        self.front().is_moving()
     }
 
     /// The screen in front.

@@ -115,7 +115,8 @@ impl Input {
     pub(super) fn start(events: Sender<Event>, surroundings: Surroundings) -> io::Result<Self> {
         let flag = || Arc::new(AtomicBool::new(false));
         let input = Self { lent: flag(), waiting: flag(), measure: flag() };
-        let (lent, waiting, measure) = (Arc::clone(&input.lent), Arc::clone(&input.waiting), Arc::clone(&input.measure));
+        let (lent, waiting, measure) =
+            (Arc::clone(&input.lent), Arc::clone(&input.waiting), Arc::clone(&input.measure));
         thread::Builder::new().name("keys".into()).spawn(move || {
             loop {
                 if lent.load(Ordering::SeqCst) {

@@ -9,12 +9,7 @@ use crate::job;
 pub(crate) fn update(state: &mut State, event: Event) -> Vec<Effect> {
     match event {
         Event::Key(key) => on_key(state, key),
-        Event::Tick => {
-            state.world.ticks = state.world.ticks.wrapping_add(1);
-            for screen in &mut state.screens {
-                screen.tick(&state.world, &mut state.effects);
-            }
-        }
+        Event::Tick => state.world.ticks = state.world.ticks.wrapping_add(1),
         Event::Resize | Event::Hangup => {}
         Event::Job(status) => on_job(state, status.map(|status| *status)),
         Event::KeeperLost => state.world.keeper = Keeper::Lost,
@@ -85,10 +80,6 @@ fn go(state: &mut State, next: Move) {
         }
         Move::Home => state.screens.clear(),
         Move::Open(screen) => state.screens.push(screen),
-        Move::Become(screen) => {
-            state.screens.pop();
-            state.screens.push(screen);
-        }
         Move::Ask(question) => state.dialog = Some(Dialog::Question(question, false)),
         Move::Tell(text) => state.dialog = Some(Dialog::Notice(text)),
     }
@@ -103,7 +94,9 @@ fn on_dialog_key(state: &mut State, key: Key) {
         (Dialog::Help(_, scroll), Key::PageUp) => *scroll = scroll.saturating_sub(10),
         (Dialog::Help(..), Key::Esc | Key::Enter | Key::Char('?' | 'q')) => state.dialog = None,
         (Dialog::Notice(_), Key::Esc | Key::Enter | Key::Char(' ')) => state.dialog = None,
-        (Dialog::Question(_, yes), Key::Left | Key::Right | Key::Tab | Key::BackTab | Key::Up | Key::Down) => *yes = !*yes,
+        (Dialog::Question(_, yes), Key::Left | Key::Right | Key::Tab | Key::BackTab | Key::Up | Key::Down) => {
+            *yes = !*yes
+        }
         (Dialog::Question(_, false), Key::Enter) | (Dialog::Question(..), Key::Esc | Key::Char('n')) => {
             state.dialog = None;
         }

@@ -72,7 +72,8 @@ impl Drop for Loop {
 fn make_disk(machine: &Machine) -> PathBuf {
     let (disk, tree) = (machine.path("source.img"), machine.path("tree"));
     fs::create_dir(&tree).unwrap();
-    let bytes: Vec<u8> = (0..3_000_000u32).flat_map(|number| number.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    let bytes: Vec<u8> =
+        (0..3_000_000u32).flat_map(|number| number.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
     fs::write(tree.join("numbers"), bytes).unwrap();
     fs::File::create(&disk).unwrap().set_len(96 << 20).unwrap();
     let script = format!(

@@ -115,6 +115,11 @@ impl Chooser {
         matches!(self.step, Step::Typing(_) | Step::NewPassword(..) | Step::Password(..))
     }
 
+    /// There is nothing to do but wait.
+    pub(super) fn is_moving(&self) -> bool {
+        matches!(self.step, Step::Looking(_) | Step::Opening(..))
+    }
+
     pub(super) fn keys(&self) -> Vec<KeyHint> {
         match self.step {
             Step::Places => vec![("↑↓", "choose"), ("Enter", "take it"), ("u", "look for sticks again")],
@@ -151,7 +156,8 @@ impl Chooser {
                 match key {
                     Key::Enter if self.cursor == 0 && !first.is_empty() => self.cursor = 1,
                     Key::Enter if *first != *second => {
-                        self.problem = Some("The two are not the same. Type the password again, in both fields.".into());
+                        self.problem =
+                            Some("The two are not the same. Type the password again, in both fields.".into());
                         (*first, *second, self.cursor) = (Field::secret(), Field::secret(), 0);
                     }
                     Key::Enter => {
@@ -323,7 +329,10 @@ impl Chooser {
         match &self.step {
             Step::Places => self.draw_places(page),
             Step::Typing(field) => {
-                page.say(Role::Text, "The path of a directory on this system, such as one that you mounted from the shell.");
+                page.say(
+                    Role::Text,
+                    "The path of a directory on this system, such as one that you mounted from the shell.",
+                );
                 page.gap();
                 field.draw(page, theme, Here::Yes, "Directory", 11);
             }
@@ -348,7 +357,10 @@ impl Chooser {
                 }
             }
             Step::Opening(_, path, ..) => {
-                page.say(Role::Dim, &working(world, &format!("{} is being opened", plain(&path.display().to_string()))));
+                page.say(
+                    Role::Dim,
+                    &working(world, &format!("{} is being opened", plain(&path.display().to_string()))),
+                );
             }
             Step::Password(_, path, field) => {
                 page.say(Role::Text, &format!("{} is encrypted.", plain(&path.display().to_string())));
@@ -367,7 +379,9 @@ impl Chooser {
         page.gap();
         match &self.places {
             None => page.say(Role::Dim, "Places are being looked for ..."),
-            Some(Err(error)) => page.say(Role::Danger, &format!("Places cannot be listed: {error}. Press u to try again.")),
+            Some(Err(error)) => {
+                page.say(Role::Danger, &format!("Places cannot be listed: {error}. Press u to try again."))
+            }
             Some(Ok(places)) if places.is_empty() => page.say(
                 Role::Warning,
                 "No partition or stick with a file system was found. Plug one in: it appears by itself.",
@@ -427,7 +441,8 @@ fn place_words(place: &Place, width: usize) -> String {
         Place::Device(place) => {
             let name = place.device.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
             let label = place.label.as_deref().filter(|label| !label.is_empty()).map(|label| format!("\"{label}\""));
-            let disk = [place.model.as_deref(), place.serial.as_deref()].into_iter().flatten().collect::<Vec<_>>().join(", ");
+            let disk =
+                [place.model.as_deref(), place.serial.as_deref()].into_iter().flatten().collect::<Vec<_>>().join(", ");
             let mounted = place.mounted.as_ref().map_or("", |_| "mounted, ");
             let label = label.unwrap_or_default();
             let (name, kind, size) = (fit(&name, 11), fit(&place.filesystem, 7), fit_right(&size(place.size), 9));

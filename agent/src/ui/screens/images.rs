@@ -46,9 +46,9 @@ impl Screen for Images {
         match (&self.chosen, self.shown) {
             (None, _) => format!("images: {}", self.chooser.title()),
             (Some(_), None) => "images".to_owned(),
-            (Some(chosen), Some(_)) => {
-                in_order(&chosen.images, &world.machine_id).get(self.cursor).map_or_else(|| "image".to_owned(), |image| image.name())
-            }
+            (Some(chosen), Some(_)) => in_order(&chosen.images, &world.machine_id)
+                .get(self.cursor)
+                .map_or_else(|| "image".to_owned(), |image| image.name()),
         }
     }
 
@@ -67,6 +67,10 @@ impl Screen for Images {
         In use: what the image holds.\n\
         Added: what it added to the repository, after what was there already, and compressed.\n\n\
         Dates are in UTC."
+    }
+
+    fn is_moving(&self) -> bool {
+        self.chosen.is_none() && self.chooser.is_moving()
     }
 
     fn is_typing(&self) -> bool {
@@ -150,7 +154,10 @@ pub(super) fn draw_list(page: &mut Page, chosen: &Chosen, machine_id: &str, curs
     }
     if chosen.images.is_empty() {
         page.gap();
-        page.say(Role::Warning, "There are no images in it yet: \"Back up\" makes one. Enter chooses another repository.");
+        page.say(
+            Role::Warning,
+            "There are no images in it yet: \"Back up\" makes one. Enter chooses another repository.",
+        );
         return;
     }
     let mut machine = None;
@@ -195,7 +202,15 @@ fn draw_image(page: &mut Page, theme: Theme, image: &Image) {
     }
     row("Taken", &format!("{} UTC, by {}", image.when(), manifest.tool));
     row("Machine", &manifest.machine_words());
-    row("Size", &format!("{} in use, {} new then, stored as {}", size(manifest.stats.read), size(manifest.stats.new), size(manifest.stats.stored)));
+    row(
+        "Size",
+        &format!(
+            "{} in use, {} new then, stored as {}",
+            size(manifest.stats.read),
+            size(manifest.stats.new),
+            size(manifest.stats.stored)
+        ),
+    );
     for (number, disk) in manifest.disks.iter().enumerate() {
         let identity = &disk.identity;
         page.heading(&format!("Disk {number}: {}, {}, {}", model_of(identity), serial_of(identity), size(disk.size)));
@@ -204,7 +219,16 @@ fn draw_image(page: &mut Page, theme: Theme, image: &Image) {
         if lost > 0 {
             page.say(Role::Danger, &format!("{} could not be read and is zeros in the image:", size(lost)));
             for extent in disk.unreadable.iter().take(20) {
-                page.say_after(Role::Text, "  ", &format!("{} at byte {}, {}", size(extent.len), extent.start, plain(&manifest.place(number, extent.start))));
+                page.say_after(
+                    Role::Text,
+                    "  ",
+                    &format!(
+                        "{} at byte {}, {}",
+                        size(extent.len),
+                        extent.start,
+                        plain(&manifest.place(number, extent.start))
+                    ),
+                );
             }
             if disk.unreadable.len() > 20 {
                 page.say_after(Role::Text, "  ", &format!("and {} more places", disk.unreadable.len() - 20));

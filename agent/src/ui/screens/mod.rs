@@ -36,9 +36,10 @@ pub(super) fn moved(cursor: usize, count: usize, key: Key) -> usize {
 pub(super) fn release(disk: &Disk) -> Option<Question> {
     (disk.hold == Hold::Ours).then(|| Question {
         title: format!("Unmount {}?", disk.words()),
-        text: "It is in use only because it was looked at as a place for repositories. Once it is unmounted, it can be \
+        text:
+            "It is in use only because it was looked at as a place for repositories. Once it is unmounted, it can be \
             chosen here."
-            .to_owned(),
+                .to_owned(),
         no: "Leave it",
         yes: "Unmount it".to_owned(),
         effect: Effect::Release(disk.identity.path.clone()),

@@ -81,18 +81,22 @@ impl Screen for Network {
                 Some(false) => "no cable",
                 None => "switched off",
             };
-            let addresses =
-                if card.addresses.is_empty() { "no address".to_owned() } else { card.addresses.join(", ") };
+            let addresses = if card.addresses.is_empty() { "no address".to_owned() } else { card.addresses.join(", ") };
             let text = format!("{} {} {} {}", fit(&card.name, 12), fit(&card.mac, 18), fit(link, 13), addresses);
             page.choice(Here::at(self.cursor, number), &plain(&text));
         }
         page.gap();
         match (&self.asking, &self.outcome) {
-            (Some((_, name)), _) => page.say(Role::Dim, &format!("{} asks for an address; this takes up to half a minute.", plain(name))),
+            (Some((_, name)), _) => {
+                page.say(Role::Dim, &format!("{} asks for an address; this takes up to half a minute.", plain(name)))
+            }
             (None, Some(Ok(address))) => page.say(Role::Good, &format!("It was given {}.", plain(address))),
             (None, Some(Err(error))) => page.say(
                 Role::Danger,
-                &format!("No address was given: {}. Is the cable in, and is there a DHCP server? Enter tries again.", plain(error)),
+                &format!(
+                    "No address was given: {}. Is the cable in, and is there a DHCP server? Enter tries again.",
+                    plain(error)
+                ),
             ),
             (None, None) => {}
         }

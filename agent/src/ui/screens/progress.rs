@@ -122,7 +122,8 @@ fn draw_job(page: &mut Page, theme: Theme, job: &Status, height: usize) {
         State::Ended { .. } => (Role::Text, "ended".to_owned()),
     };
     let step = job.steps.get(job.step).map_or("", String::as_str);
-    let number = if job.steps.len() > 1 { format!("Step {} of {}: ", job.step + 1, job.steps.len()) } else { String::new() };
+    let number =
+        if job.steps.len() > 1 { format!("Step {} of {}: ", job.step + 1, job.steps.len()) } else { String::new() };
     page.line(vec![
         theme.span(Role::Heading, format!("{number}{}", plain(step))),
         theme.span(role, format!("  {state}")),
@@ -274,7 +275,17 @@ fn graph(page: &mut Page, theme: Theme, rates: &[u64], rows: usize) {
                 _ => '█',
             })
             .collect();
-        let lead = if row == 0 { fit_right(&label, lead - 1) } else if row + 1 == rows { fit_right("0", lead - 1) } else { " ".repeat(lead - 1) };
-        page.line(vec![theme.span(Role::Dim, format!("{lead} ")), theme.span(Role::Dim, "│"), theme.span(Role::Good, line)]);
+        let lead = if row == 0 {
+            fit_right(&label, lead - 1)
+        } else if row + 1 == rows {
+            fit_right("0", lead - 1)
+        } else {
+            " ".repeat(lead - 1)
+        };
+        page.line(vec![
+            theme.span(Role::Dim, format!("{lead} ")),
+            theme.span(Role::Dim, "│"),
+            theme.span(Role::Good, line),
+        ]);
     }
 }

@@ -148,7 +148,9 @@ impl Restore {
         match key {
             Key::Enter if self.cursor < disks => self.choose_target(self.cursor, world),
             Key::Enter if self.targets.is_empty() => {
-                return Move::Tell("No disk goes anywhere yet. Go to a disk of the image and press Enter to choose its target.".into());
+                return Move::Tell(
+                    "No disk goes anywhere yet. Go to a disk of the image and press Enter to choose its target.".into(),
+                );
             }
             Key::Enter => self.confirm(),
             _ => self.cursor = moved(self.cursor, disks + 1, key),
@@ -344,6 +346,10 @@ impl Screen for Restore {
         A disk that was written in part does not look like a disk that starts: its first part is written last."
     }
 
+    fn is_moving(&self) -> bool {
+        self.step == Step::Repository && self.chooser.is_moving()
+    }
+
     fn is_typing(&self) -> bool {
         match self.step {
             Step::Repository => self.chooser.is_typing(),
@@ -413,7 +419,9 @@ fn loss(disk: &Disk) -> String {
     let Content::Known(now) = &disk.content else { return "What is on it is not known.".to_owned() };
     let used: u64 = now.parts.iter().map(|part| part.used).fold(0, u64::saturating_add);
     match now.parts.iter().filter(|part| part.number.is_some()).count() {
-        0 if now.parts.iter().all(|part| part.kind == "unknown") => "No partitions; what else is on it is not known.".to_owned(),
+        0 if now.parts.iter().all(|part| part.kind == "unknown") => {
+            "No partitions; what else is on it is not known.".to_owned()
+        }
         0 => format!("{} in use.", size(used)),
         parts => format!("{}, {} in use.", count(parts, "partition"), size(used)),
     }
@@ -474,7 +482,8 @@ impl Restore {
             }
         }
         page.gap();
-        let text = if self.disks().len() > 1 { "Leave this disk of the image out" } else { "None of these: another image" };
+        let text =
+            if self.disks().len() > 1 { "Leave this disk of the image out" } else { "None of these: another image" };
         page.choice(Here::at(self.cursor, disks.len()), text);
     }
 
@@ -497,7 +506,10 @@ impl Restore {
             let from = page.len();
             let (Some(disk), Some(image)) = (self.target(number, world), self.disks().get(number)) else {
                 page.gap();
-                page.say(Role::Danger, "The disk that was chosen is gone. Esc leads back; plug it in again or choose another.");
+                page.say(
+                    Role::Danger,
+                    "The disk that was chosen is gone. Esc leads back; plug it in again or choose another.",
+                );
                 continue;
             };
             page.gap();
@@ -527,7 +539,10 @@ impl Restore {
         page.gap();
         let tick = |on: bool| if on { "[x]" } else { "[ ]" };
         let here = |of: Item| if item == Some(of) { Here::Yes } else { Here::No };
-        page.choice(here(Item::ReadBack), &format!("{} read everything back afterwards and compare", tick(self.read_back)));
+        page.choice(
+            here(Item::ReadBack),
+            &format!("{} read everything back afterwards and compare", tick(self.read_back)),
+        );
         page.choice(here(Item::ChangedOnly), &format!("{} write only what differs", tick(self.changed_only)));
         page.gap();
         let ready = self.targets.keys().all(|number| self.is_named(*number, world));

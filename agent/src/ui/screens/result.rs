@@ -104,7 +104,9 @@ fn draw_result(page: &mut Page, job: &Status) {
         page.say_after(Role::Text, "  • ", advice);
     }
     match &job.report {
-        Some(path) => page.say_after(Role::Text, "  • ", &format!("The report is {}.", plain(&path.display().to_string()))),
+        Some(path) => {
+            page.say_after(Role::Text, "  • ", &format!("The report is {}.", plain(&path.display().to_string())))
+        }
         None => page.say_after(Role::Dim, "  • ", "No report was written."),
     }
     if !job.messages.is_empty() {
@@ -159,7 +161,9 @@ fn words_of(result: &Value) -> Vec<String> {
             if result.get("read_back").and_then(Value::as_bool) == Some(true) {
                 lines.push("Read back and found equal.".to_owned());
             }
-            for (key, why) in [("unreadable", "the source could not be read there"), ("lost", "the repository is damaged")] {
+            for (key, why) in
+                [("unreadable", "the source could not be read there"), ("lost", "the repository is damaged")]
+            {
                 if number(result, key) > 0 {
                     lines.push(format!("{} are zeros because {why}.", size(number(result, key))));
                 }
@@ -181,7 +185,13 @@ fn words_of(result: &Value) -> Vec<String> {
             }
             for hurt in report.get("hurt").and_then(Value::as_array).into_iter().flatten() {
                 let part = |key: &str| text(hurt, key).unwrap_or_default();
-                lines.push(format!("Damaged: image {}, {}, {}, {}.", part("image"), part("machine"), part("disk"), part("place")));
+                lines.push(format!(
+                    "Damaged: image {}, {}, {}, {}.",
+                    part("image"),
+                    part("machine"),
+                    part("disk"),
+                    part("place")
+                ));
             }
             lines
         }

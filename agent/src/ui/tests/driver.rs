@@ -83,10 +83,14 @@ impl Driver {
                 Effect::ReadCards => ignore(self.answer(Answer::Cards(fixtures::cards()))),
                 Effect::ReadDisks => ignore(self.answer(Answer::Disks(Ok(self.disks.clone())))),
                 Effect::ListPlaces(ticket) => ignore(self.answer(Answer::Places(ticket, Ok(fixtures::places())))),
-                Effect::LookAt(ticket, place) => ignore(self.answer(Answer::LookedAt(ticket, Ok(fixtures::looked(&place))))),
+                Effect::LookAt(ticket, place) => {
+                    ignore(self.answer(Answer::LookedAt(ticket, Ok(fixtures::looked(&place)))))
+                }
                 Effect::Open(ticket, path, password) => self.open(ticket, path.ends_with("locked"), password),
                 Effect::ReadLog(ticket, _) => ignore(self.answer(Answer::Log(ticket, Ok(self.log.clone())))),
-                Effect::AskForAddress(ticket, _) => ignore(self.answer(Answer::Address(ticket, Err("no answer".into())))),
+                Effect::AskForAddress(ticket, _) => {
+                    ignore(self.answer(Answer::Address(ticket, Err("no answer".into()))))
+                }
                 Effect::Send(request) => self.sent.push(request),
                 other => self.others.push(other),
             }
@@ -116,6 +120,11 @@ impl Driver {
     /// The screen as text.
     pub(super) fn text(&self, width: u16, height: u16) -> String {
         text_of(&self.picture(width, height))
+    }
+
+    /// Nothing lies on top of Home.
+    pub(super) fn is_home(&self) -> bool {
+        self.state.screens.is_empty() && self.state.dialog.is_none()
     }
 
     pub(super) fn sees(&self, text: &str) -> bool {

@@ -87,12 +87,20 @@ pub(super) fn disks() -> Vec<Disk> {
         identity("/dev/sda", Some("WDC WD5000AAKX-08U6AA0"), Some("WD-WCC2E3XR9L2A"), "sata", 466 * GIB),
         vec![
             part(1, 1 << 20, 128 << 20, "vfat", Some("SYSTEM"), 31 << 20),
-            Part { kind: "unknown".into(), type_name: "Microsoft reserved".into(), ..part(2, 129 << 20, 16 << 20, "", None, 16 << 20) },
+            Part {
+                kind: "unknown".into(),
+                type_name: "Microsoft reserved".into(),
+                ..part(2, 129 << 20, 16 << 20, "", None, 16 << 20)
+            },
             windows,
         ],
         465 * GIB,
     );
-    let empty = disk(identity("/dev/sdb", Some("ST2000NM0008-2F3100"), Some("ZDH0A1B2"), "sas", 1863 * GIB), Vec::new(), 65 << 20);
+    let empty = disk(
+        identity("/dev/sdb", Some("ST2000NM0008-2F3100"), Some("ZDH0A1B2"), "sas", 1863 * GIB),
+        Vec::new(),
+        65 << 20,
+    );
     let mut stick = disk(
         identity("/dev/sdc", Some("SanDisk Ultra"), Some("4C530001230523"), "usb", 58 * GIB),
         vec![part(1, 1 << 20, 57 * GIB, "exfat", Some("BACKUP"), 22 * GIB)],
@@ -214,7 +222,14 @@ pub(super) fn opened() -> Opened {
     let this = ("uuid this", "7JK2LQ2");
     let images = vec![
         image("1fc551ae00112233445566778899aabb", Some("web1"), this, "2026-10-02T03:04:05Z", &[own.clone()], 13 * GIB),
-        image("90aa11be00112233445566778899aabb", Some("db7"), ("uuid other", "9XX2LQ2"), "2026-11-20T22:10:00Z", &[other, second], 51 * GIB),
+        image(
+            "90aa11be00112233445566778899aabb",
+            Some("db7"),
+            ("uuid other", "9XX2LQ2"),
+            "2026-11-20T22:10:00Z",
+            &[other, second],
+            51 * GIB,
+        ),
         image("77c2d0ff00112233445566778899aabb", None, this, "2026-11-01T12:00:00Z", &[own], 200 << 20),
     ];
     Opened { images, damaged: 0 }
@@ -248,7 +263,9 @@ pub(super) fn status(kind: Kind, state: State) -> Status {
             level: 3,
         }),
         rates,
-        messages: vec!["warning: /dev/sda: 4 KiB at byte 5368709120 cannot be read, partition 3 (ntfs, \"Windows\")".into()],
+        messages: vec![
+            "warning: /dev/sda: 4 KiB at byte 5368709120 cannot be read, partition 3 (ntfs, \"Windows\")".into(),
+        ],
         results: vec![json!({ "type": "repository", "id": "00", "encrypted": true })],
         report: None,
     }

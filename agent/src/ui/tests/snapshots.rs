@@ -28,9 +28,7 @@ const SCREENS: &[(&str, Step)] = &[
         driver.state = Whole::new(theme, Surroundings::Medium, "/run/lifeboat/log".into()).0;
         driver
     }),
-    ("home-job", |driver| {
-        driver.job(status(Kind::Capture, State::Running)).key(Key::Esc)
-    }),
+    ("home-job", |driver| driver.job(status(Kind::Capture, State::Running)).key(Key::Esc)),
     ("home-power-off", |driver| driver.type_in("o")),
     ("help", |driver| driver.type_in("?")),
     ("backup-disks", |driver| driver.type_in("b")),
@@ -41,14 +39,27 @@ const SCREENS: &[(&str, Step)] = &[
     ("backup-places", |driver| driver.type_in("b").key(Key::Enter)),
     ("backup-repositories", |driver| driver.type_in("b").keys(&[Key::Enter; 2])),
     ("backup-password", |driver| {
-        driver.type_in("b").keys(&[Key::Enter, Key::Enter, Key::Down, Key::Down, Key::Enter]).type_in("secret").key(Key::Enter)
+        driver
+            .type_in("b")
+            .keys(&[Key::Enter, Key::Enter, Key::Down, Key::Down, Key::Enter])
+            .type_in("secret")
+            .key(Key::Enter)
     }),
     ("backup-name", |driver| driver.type_in("b").keys(&[Key::Enter; 3]).key(Key::Tab).type_in("before the move")),
     ("backup-summary", |driver| driver.type_in("b").keys(&[Key::Enter; 5])),
     ("restore-images", |driver| driver.type_in("r").keys(&[Key::Enter; 2])),
     ("restore-target", |driver| driver.type_in("r").keys(&[Key::Enter; 3])),
     ("restore-disks", |driver| {
-        driver.type_in("r").keys(&[Key::Enter, Key::Enter, Key::Down, Key::Down, Key::Enter, Key::Enter, Key::Down, Key::Enter])
+        driver.type_in("r").keys(&[
+            Key::Enter,
+            Key::Enter,
+            Key::Down,
+            Key::Down,
+            Key::Enter,
+            Key::Enter,
+            Key::Down,
+            Key::Enter,
+        ])
     }),
     ("restore-confirm", |driver| {
         driver.type_in("r").keys(&[Key::Enter, Key::Enter, Key::Enter, Key::Home, Key::Down, Key::Enter]).type_in("9L")

@@ -3,8 +3,8 @@
 use super::driver::{Driver, PASSWORD};
 use super::fixtures::{awkward_disks, disks, ended, status};
 use crate::job::{Kind, Power, Request, State};
-use crate::ui::state::{Answer, Effect, Event, Key, Keeper};
 use crate::ui::facts::Hold;
+use crate::ui::state::{Answer, Effect, Event, Keeper, Key};
 use crate::ui::theme::Glyphs;
 
 fn started(driver: &Driver) -> crate::job::Job {
@@ -39,9 +39,16 @@ fn a_backup_to_a_new_repository_with_a_password() {
     assert_eq!(steps[0], ["init", "/run/lifeboat/places/sdc1/lifeboat-2"]);
     assert_eq!(
         steps[1],
-        ["--repo", "/run/lifeboat/places/sdc1/lifeboat-2", "capture", "/dev/nvme0n1", "--name=web1 before the move", "--note=--note"]
+        [
+            "--repo",
+            "/run/lifeboat/places/sdc1/lifeboat-2",
+            "capture",
+            "/dev/nvme0n1",
+            "--name=web1 before the move",
+            "--note=--note"
+        ]
     );
-    assert!(driver.state.is_home());
+    assert!(driver.is_home());
 }
 
 #[test]
@@ -56,7 +63,11 @@ fn a_backup_onto_a_disk_that_is_backed_up_is_refused() {
 fn a_disk_that_is_written_to_is_not_backed_up() {
     let mut driver = Driver::with(awkward_disks());
     driver.type_in("b").key(Key::Char(' '));
-    assert!(driver.sees("is mounted for writing at /. An image of it would mix old and new"), "{}", driver.text(132, 50));
+    assert!(
+        driver.sees("is mounted for writing at /. An image of it would mix old and new"),
+        "{}",
+        driver.text(132, 50)
+    );
 }
 
 #[test]
@@ -176,9 +187,9 @@ fn every_console_shows_the_job_and_may_control_it() {
     assert_eq!(driver.sent.last(), Some(&Request::Cancel));
     // Esc leaves it running; the line and F2 lead back.
     driver.key(Key::Esc);
-    assert!(driver.state.is_home() && driver.sees("F2 shows it"));
+    assert!(driver.is_home() && driver.sees("F2 shows it"));
     driver.job(status(Kind::Capture, State::Running));
-    assert!(driver.state.is_home());
+    assert!(driver.is_home());
     driver.key(Key::Function(2));
     assert!(driver.sees("Step 2 of 2"));
     driver.job(ended(Kind::Capture, 0, None));
@@ -186,7 +197,7 @@ fn every_console_shows_the_job_and_may_control_it() {
     driver.key(Key::Enter);
     assert_eq!(driver.sent.last(), Some(&Request::Dismiss));
     driver.event(Event::Job(None));
-    assert!(driver.state.is_home());
+    assert!(driver.is_home());
 }
 
 #[test]
