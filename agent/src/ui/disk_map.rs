@@ -7,7 +7,7 @@ use ratatui::text::Span;
 use imager::units::size;
 
 use super::facts::{Content, Disk, Part, Picture};
-use super::page::{Page, cut, fit, fit_right, width_of};
+use super::page::{Page, cut, fit, fit_right, plain, width_of};
 use super::theme::{Role, Theme};
 
 /// How much is said of each disk.
@@ -31,7 +31,7 @@ pub(super) fn content(page: &mut Page, theme: Theme, content: &Content, detail: 
     match content {
         Content::Reading => page.say_after(Role::Dim, &lead, "being read ..."),
         Content::Failed(error) => {
-            let text = format!("Cannot be read: {error}. Check its cable; it is asked again when it comes back.");
+            let text = format!("Cannot be read: {error}. Check its cable and plug; F5 tries again.");
             page.say_after(Role::Warning, &lead, &text);
         }
         Content::Known(known) => picture(page, theme, known, detail, indent),
@@ -55,7 +55,9 @@ pub(super) fn picture(page: &mut Page, theme: Theme, picture: &Picture, detail: 
                 names.push(theme.span(role, fit(&name, segment.columns)));
                 names.push(Span::raw(" "));
             }
-            page.line(names);
+            if !picture.parts.is_empty() {
+                page.line(names);
+            }
         }
         Detail::Table => table(page, theme, picture, indent),
     }
@@ -162,15 +164,35 @@ fn shares(lens: &[u64], room: usize) -> Vec<usize> {
     columns
 }
 
-/// Who a disk is, in one line: model, serial, size, how it is attached, name.
+/// Who a disk is, in one line: model, serial, how it is attached, size, name. What tells it from others is cut last.
 pub(super) fn title(disk: &Disk, width: usize) -> String {
     let identity = &disk.identity;
     let right = format!("{}  {}", size(identity.size), disk.name());
-    let transport = identity.transport.as_deref().filter(|_| identity.model.is_some());
-    let left = [Some(disk.model()), Some(disk.serial()), transport.map(str::to_owned)];
-    let left = left.into_iter().flatten().collect::<Vec<_>>().join(", ");
     let room = width.saturating_sub(width_of(&right) + 2);
+    let serial = disk.serial();
+    let transport = identity.transport.as_deref().filter(|_| identity.model.is_some());
+    let long = transport.map(|transport| format!("{}, {serial}, {transport}", disk.model()));
+    let left = match long.filter(|long| width_of(long) <= room) {
+        Some(long) => long,
+        None => {
+            let model = cut(&disk.model(), room.saturating_sub(width_of(&serial) + 2).max(8));
+            format!("{model}, {serial}")
+        }
+    };
     format!("{}  {right}", fit(&left, room))
+}
+
+/// What else is known: partition table, sectors, who uses it. Health is not asked for yet.
+pub(super) fn state_of(disk: &Disk) -> String {
+    let table = match &disk.content {
+        Content::Known(picture) => Some(picture.table.to_owned()),
+        Content::Reading | Content::Failed(_) => None,
+    };
+    let sectors = format!("sectors of {} bytes", disk.identity.logical_sector);
+    let read_only = disk.identity.read_only.then(|| "read-only".to_owned());
+    let user = disk.users.first().map(|user| format!("in use: {}", plain(user)));
+    let parts = [table, Some(sectors), read_only, Some("health unknown".to_owned()), user];
+    parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ use imager::repo::store::CrateStore;
 use imager::{Error, machine};
 use zeroize::Zeroizing;
 
-use super::facts::{Card, Content, Disk, Image, Looked, OpenProblem, Opened, Picture, Place};
+use super::facts::{Card, Content, Disk, Hold, Image, Looked, OpenProblem, Opened, Picture, Place};
 use super::state::{Answer, Effect, Event};
 use crate::places;
 
@@ -70,6 +70,12 @@ fn perform(effect: Effect, answer: &(dyn Fn(Answer) + Sync)) {
             let why = "this medium cannot ask by itself yet; in a shell, `udhcpc -i CARD` does";
             answer(Answer::Address(ticket, Err(why.to_owned())));
         }
+        Effect::Release(path) => {
+            if let Err(why) = release(&path) {
+                answer(Answer::Failed(why));
+            }
+            read_disks(answer);
+        }
         // Done where the terminal and the keeper are.
         Effect::Send(_) | Effect::Shell | Effect::Redraw | Effect::Quit => {}
     }
@@ -112,7 +118,7 @@ fn disk_of(identity: Identity, content: Content) -> Disk {
         Err(error) => {
             // Not knowing is no reason to overwrite it.
             let users = vec![format!("nobody can tell by whom ({error})")];
-            return Disk { identity, content, writers: Vec::new(), users };
+            return Disk { identity, content, writers: Vec::new(), users, hold: Hold::Others };
         }
     };
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
@@ -130,7 +136,25 @@ fn disk_of(identity: Identity, content: Content) -> Disk {
         users.push(text);
     }
     users.extend(uses.holders.iter().map(|holder| format!("{holder} is built on it")));
-    Disk { identity, content, writers, users }
+    let own = crate::job::run_directory();
+    let only_ours = uses.swap.is_empty() && uses.holders.is_empty() && !uses.mounted_at.is_empty();
+    let is_ours = only_ours && uses.mounted_at.iter().all(|(_, place)| place.starts_with(&own));
+    let hold = if is_ours { Hold::Ours } else { Hold::Others };
+    Disk { identity, content, writers, users, hold }
+}
+
+/// Unmounts every place on a disk.
+fn release(disk: &Path) -> Result<(), String> {
+    let places = places::list().map_err(|error| error.to_string())?;
+    for place in places.iter().filter(|place| place.mounted.is_some()) {
+        let own = identity::of_device(&place.device).ok().and_then(|found| found.partition_of.or(Some(found.path)));
+        if own.as_deref() == Some(disk) {
+            places::unmount(place).map_err(|error| {
+                format!("{} cannot be unmounted: {error}. Wait for what uses it to end, then try again.", place.device.display())
+            })?;
+        }
+    }
+    Ok(())
 }
 
 /// A mount that cannot be found counts as one.

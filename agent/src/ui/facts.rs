@@ -26,6 +26,18 @@ pub(crate) struct Disk {
     pub writers: Vec<String>,
     /// What uses it, so that it cannot be overwritten.
     pub users: Vec<String>,
+    /// Whether that can be ended here.
+    pub hold: Hold,
+}
+
+/// Who holds a disk that is in use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Hold {
+    /// Nobody, or somebody else.
+    #[default]
+    Others,
+    /// Nobody but this program, which mounted it as a place for repositories.
+    Ours,
 }
 
 /// What is known of a disk's content.
@@ -184,7 +196,7 @@ impl Picture {
                 len,
                 kind: plain(kind),
                 label: label.map(plain),
-                type_name: entry.map_or_else(|| "whole disk".to_owned(), |entry| plain(&entry.type_name)),
+                type_name: entry.map_or_else(|| "unknown content".to_owned(), |entry| plain(&entry.type_name)),
                 used: used.min(len),
                 notes: notes.iter().map(|note| plain(&note_words(note))).collect(),
             }
@@ -210,6 +222,7 @@ fn note_words(note: &Note) -> String {
         Note::Hibernated { detail } => format!("hibernated: {detail}"),
         Note::ReadWhole { reason } => format!("every block is read: {reason}"),
         Note::Remark { detail } => detail.clone(),
+        Note::Unknown { kind, .. } => format!("{kind}, which a newer program noted"),
     }
 }
 
@@ -306,7 +319,7 @@ mod tests {
     fn disk(serial: Option<&str>) -> Disk {
         let identity = imager::disk::identity::of_new_file("/dev/sda".into(), 1 << 30);
         let identity = Identity { serial: serial.map(str::to_owned), ..identity };
-        Disk { identity, content: Content::Reading, writers: Vec::new(), users: Vec::new() }
+        Disk { identity, content: Content::Reading, writers: Vec::new(), users: Vec::new(), hold: Hold::Others }
     }
 
     #[test]

@@ -37,6 +37,12 @@ impl Page {
         self.lines.push(Line::from(spans));
     }
 
+    /// One line in one role, cut where it does not fit.
+    pub(super) fn cut(&mut self, role: Role, text: &str) {
+        let text = cut(text, self.width);
+        self.line(vec![self.theme.span(role, text)]);
+    }
+
     /// An empty line, unless there is one already.
     pub(super) fn gap(&mut self) {
         if self.lines.last().is_some_and(|line| line.width() > 0) {
@@ -179,7 +185,7 @@ pub(super) fn wrap(text: &str, width: usize) -> Vec<String> {
             if !line.is_empty() && width_of(&line) + 1 + width_of(&word) > width {
                 lines.push(std::mem::take(&mut line));
             }
-            while width_of(&word) > width {
+            while width_of(&word) > width && word.chars().nth(1).is_some() {
                 let head: String = head_of(&word, width);
                 word = word.split_off(head.len());
                 lines.push(head);

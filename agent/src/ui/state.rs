@@ -98,6 +98,8 @@ pub(crate) enum Answer {
     Opened(Ticket, Result<Opened, OpenProblem>),
     /// The newest lines of the log.
     Log(Ticket, Result<Vec<String>, String>),
+    /// Something was not done: why, and what to do.
+    Failed(String),
     /// What came of asking for an address.
     Address(Ticket, Result<String, String>),
 }
@@ -121,6 +123,9 @@ pub(crate) enum Effect {
     ReadLog(Ticket, PathBuf),
     /// Asks for an address on a card. Answered by [`Answer::Address`].
     AskForAddress(Ticket, String),
+    /// Unmounts what was mounted of a disk as a place for repositories. Answered by [`Answer::Disks`] or
+    /// [`Answer::Failed`].
+    Release(PathBuf),
     /// To the keeper of the job.
     Send(Request),
     /// Lends the terminal to a shell.

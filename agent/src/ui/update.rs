@@ -172,6 +172,7 @@ fn on_answer(state: &mut State, answer: Answer) {
             }
         }
         Answer::Cards(cards) => state.world.cards.clone_from(cards),
+        Answer::Failed(why) => state.dialog = Some(Dialog::Notice(why.clone())),
         _ => {}
     }
     for screen in &mut state.screens {

@@ -8,7 +8,7 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 
 use super::chooser::{Chooser, Chosen, New, Outcome};
-use super::moved;
+use super::{moved, release};
 use crate::job::{Job, Kind, Request, Step as JobStep};
 use crate::ui::disk_map::{self, Detail};
 use crate::ui::facts::{Content, Disk};
@@ -64,6 +64,9 @@ impl Backup {
         match key {
             Key::Char(' ') => {
                 let Some(disk) = disks.get(self.cursor) else { return Move::Stay };
+                if let (Some(_), Some(question)) = (disk.writers.first(), release(disk)) {
+                    return Move::Ask(question);
+                }
                 if let Some(writer) = disk.writers.first() {
                     return Move::Tell(refusal(disk, writer));
                 }
@@ -79,18 +82,15 @@ impl Backup {
             }
             Key::Enter => {
                 // Gone, or in use, since they were marked.
-                let usable: BTreeSet<PathBuf> = world
-                    .disks_at(&self.marked)
-                    .filter(|disk| disk.writers.is_empty())
-                    .map(|disk| disk.identity.path.clone())
-                    .collect();
+                let usable: BTreeSet<PathBuf> =
+                    world.disks_at(&self.marked).filter(|disk| disk.writers.is_empty()).map(|disk| disk.identity.path.clone()).collect();
                 self.marked = usable;
                 if self.marked.is_empty() {
-                    return Move::Tell(
-                        "No disk is marked. Go to a disk with the arrow keys and mark it with the space bar.".into(),
-                    );
+                    return Move::Tell("No disk is marked. Go to a disk with the arrow keys and mark it with the space bar.".into());
                 }
-                self.chooser = Some(Chooser::new(New::Offered, effects));
+                let words = |disk: &Disk| (disk.identity.path.clone(), disk.words());
+                let avoid = world.disks_at(&self.marked).map(words).collect();
+                self.chooser = Some(Chooser::new(New::Offered, effects).avoiding(avoid));
                 self.step = Step::Repository;
             }
             _ => self.cursor = moved(self.cursor, disks.len(), key),
@@ -98,7 +98,7 @@ impl Backup {
         Move::Stay
     }
 
-    fn outcome(&mut self, outcome: Outcome, world: &World) -> Move {
+    fn outcome(&mut self, outcome: Outcome) -> Move {
         match outcome {
             Outcome::Going => {}
             Outcome::Left => {
@@ -106,14 +106,6 @@ impl Backup {
                 self.cursor = 0;
             }
             Outcome::Chosen(chosen) => {
-                if let Some(disk) = world.disks_at(&self.marked).find(|disk| chosen.disks.contains(&disk.identity.path))
-                {
-                    return Move::Tell(format!(
-                        "That place lies on {}, which is to be backed up itself: the backup would be on the disk that it \
-                        is there to replace. Choose a place on another disk, or go back (Esc) and leave that disk out.",
-                        disk.words()
-                    ));
-                }
                 self.chosen = Some(*chosen);
                 self.cursor = 0;
                 self.step = Step::Name;
@@ -127,9 +119,7 @@ impl Backup {
             Key::Enter if self.cursor == 1 => {
                 if self.name.text().trim() == "latest" {
                     self.cursor = 0;
-                    return Move::Tell(
-                        "\"latest\" always means the newest image. Choose another name, or none.".into(),
-                    );
+                    return Move::Tell("\"latest\" always means the newest image. Choose another name, or none.".into());
                 }
                 self.step = Step::Summary;
                 self.cursor = 0;
@@ -144,8 +134,7 @@ impl Backup {
 
     fn job(&self, world: &World) -> Option<Job> {
         let chosen = self.chosen.as_ref()?;
-        let paths: Vec<String> =
-            world.disks_at(&self.marked).map(|disk| disk.identity.path.display().to_string()).collect();
+        let paths: Vec<String> = world.disks_at(&self.marked).map(|disk| disk.identity.path.display().to_string()).collect();
         let mut steps = Vec::new();
         if chosen.is_new {
             let mut arguments = vec!["init".to_owned(), chosen.path.display().to_string()];
@@ -233,7 +222,7 @@ impl Screen for Backup {
             Step::Disks => self.key_in_disks(key, world, effects),
             Step::Repository => {
                 let outcome = self.chooser.as_mut().map_or(Outcome::Left, |chooser| chooser.key(key, effects));
-                self.outcome(outcome, world)
+                self.outcome(outcome)
             }
             Step::Name => self.key_in_name(key),
             Step::Summary if key == Key::Enter => match self.job(world) {
@@ -250,13 +239,13 @@ impl Screen for Backup {
         }
     }
 
-    fn back(&mut self, world: &World, _effects: &mut Effects) -> Move {
+    fn back(&mut self, _world: &World, _effects: &mut Effects) -> Move {
         self.cursor = 0;
         match self.step {
             Step::Disks => return Move::Back,
             Step::Repository => {
                 let outcome = self.chooser.as_mut().map_or(Outcome::Left, Chooser::back);
-                return self.outcome(outcome, world);
+                return self.outcome(outcome);
             }
             Step::Name => self.step = if self.chooser.is_some() { Step::Repository } else { Step::Disks },
             Step::Summary => self.step = Step::Name,
@@ -267,8 +256,7 @@ impl Screen for Backup {
     fn answer(&mut self, answer: &Answer, world: &World, effects: &mut Effects) {
         let outcome = self.chooser.as_mut().map(|chooser| chooser.answer(answer, effects));
         if let Some(outcome @ Outcome::Chosen(_)) = outcome {
-            // A place that will not do is said when the user goes on.
-            self.outcome(outcome, world);
+            self.outcome(outcome);
         }
         self.cursor = self.cursor.min(world.disks().len().max(100));
     }
@@ -294,10 +282,7 @@ impl Backup {
     fn draw_disks(&self, page: &mut Page, world: &World, height: usize) {
         let disks = world.disks();
         if disks.is_empty() {
-            page.say(
-                Role::Warning,
-                "There are no disks. One that is plugged in appears here by itself; F5 looks again.",
-            );
+            page.say(Role::Warning, "There are no disks. One that is plugged in appears here by itself; F5 looks again.");
             return;
         }
         let read: u64 = world.disks_at(&self.marked).filter_map(wanted).fold(0, u64::saturating_add);
@@ -328,10 +313,7 @@ impl Backup {
     fn draw_name(&self, page: &mut Page, world: &World, chosen: &Chosen) {
         page.say(Role::Dim, &chosen.words());
         page.gap();
-        page.say(
-            Role::Text,
-            "How will you know this image again? Both may be empty; the machine and the date are kept in any case.",
-        );
+        page.say(Role::Text, "How will you know this image again? Both may be empty; the machine and the date are kept in any case.");
         page.gap();
         self.name.draw(page, world.theme, Here::at(self.cursor, 0), "Name", 6);
         self.note.draw(page, world.theme, Here::at(self.cursor, 1), "Note", 6);
@@ -343,37 +325,37 @@ impl Backup {
         let disks: Vec<&Disk> = world.disks_at(&self.marked).collect();
         let read: u64 = disks.iter().filter_map(|disk| wanted(disk)).fold(0, u64::saturating_add);
         let rows = [
-            ("Read", format!("{}, about {}", count(disks.len(), "disk"), size(read))),
-            ("Write to", chosen.words()),
-            ("About", estimate(chosen, read)),
+            ("From", format!("{}, about {} to read", count(disks.len(), "disk"), size(read))),
+            ("To", chosen.words()),
+            ("Writes", estimate(chosen, read)),
             ("Name", Some(self.name.text()).filter(|name| !name.is_empty()).unwrap_or_else(|| "(none)".to_owned())),
             ("Note", Some(self.note.text()).filter(|note| !note.is_empty()).unwrap_or_else(|| "(none)".to_owned())),
         ];
         for (name, value) in rows {
-            page.say_after(Role::Text, &fit(name, 10), &plain(&value));
+            page.say_after(Role::Text, &fit(name, 8), &plain(&value));
         }
-        if let Some(free) = chosen.free.filter(|free| chosen.images.is_empty() && *free < read) {
-            page.gap();
+        let free = chosen.free.unwrap_or(u64::MAX);
+        if free < read {
+            let (role, verdict) =
+                if free < read / 2 { (Role::Danger, "is likely to be too small") } else { (Role::Warning, "may be too small") };
             let text = format!(
-                "There are {} free, and {} are to be read. If they do not compress well, the place fills up and the \
-                backup ends without an image; what was stored is kept.",
-                size(free),
-                size(read)
+                "That place {verdict}: {} are free. When it is full, the backup ends without an image; what was stored is \
+                kept for the next try.",
+                size(free)
             );
-            page.say(Role::Warning, &text);
+            page.say(role, &text);
         }
         page.gap();
         page.choice(Here::Yes, "Start the backup");
         let detail = if height > disks.len() * 10 + 10 { Detail::Table } else { Detail::Bar };
         for disk in disks {
             page.gap();
-            page.say(Role::Heading, &disk_map::title(disk, page.width()));
+            page.cut(Role::Heading, &disk_map::title(disk, page.width()));
             disk_map::content(page, world.theme, &disk.content, detail, 0);
             if let (Content::Known(picture), Detail::Bar) = (&disk.content, detail) {
                 for part in &picture.parts {
                     for note in &part.notes {
-                        let number =
-                            part.number.map_or_else(|| "whole disk".to_owned(), |number| format!("partition {number}"));
+                        let number = part.number.map_or_else(|| "whole disk".to_owned(), |number| format!("partition {number}"));
                         page.say_after(Role::Warning, " ", &format!("{number}: {note}"));
                     }
                 }
@@ -397,11 +379,7 @@ fn wanted(disk: &Disk) -> Option<u64> {
 /// About how much is written, as far as anybody can say beforehand.
 fn estimate(chosen: &Chosen, read: u64) -> String {
     // What compression makes of programs and documents, as a rule.
-    let compressed = size(read / 2);
-    let free = chosen.free.map_or_else(String::new, |free| format!("; {} free", size(free)));
-    if chosen.images.is_empty() {
-        format!("{compressed} to write, if it compresses as most disks do{free}")
-    } else {
-        format!("{compressed} to write at most, as a rule; less, as the repository has a part of it already{free}")
-    }
+    let known = if chosen.images.is_empty() { "" } else { ", less what is stored there already" };
+    let free = chosen.free.map_or_else(String::new, |free| format!("; {} are free", size(free)));
+    format!("about {}, if it compresses as most disks do{known}{free}", size(read / 2))
 }

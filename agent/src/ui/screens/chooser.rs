@@ -2,7 +2,7 @@
 //!
 //! Must not know: what the repository is for.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use imager::units::size;
@@ -73,6 +73,8 @@ pub(super) struct Chooser {
     places: Option<Result<Vec<Place>, String>>,
     cursor: usize,
     problem: Option<String>,
+    /// Disks that no repository may be chosen on, and what they are called.
+    avoid: BTreeMap<PathBuf, String>,
 }
 
 /// What a key came to.
@@ -89,7 +91,12 @@ impl Chooser {
     /// Begins by looking for places.
     pub(super) fn new(new: New, effects: &mut Effects) -> Self {
         let listing = effects.ask(Effect::ListPlaces);
-        Self { new, step: Step::Places, listing, places: None, cursor: 0, problem: None }
+        Self { new, step: Step::Places, listing, places: None, cursor: 0, problem: None, avoid: BTreeMap::new() }
+    }
+
+    /// Disks that are to be backed up are no place for the backup.
+    pub(super) fn avoiding(self, avoid: BTreeMap<PathBuf, String>) -> Self {
+        Self { avoid, ..self }
     }
 
     /// What is asked for, for the bar at the top.
@@ -243,6 +250,14 @@ impl Chooser {
             // A disk that came or went may be a place.
             (Answer::Disks(_), Step::Places) => self.listing = effects.ask(Effect::ListPlaces),
             (Answer::LookedAt(ticket, found), Step::Looking(wanted)) if ticket == wanted => match found {
+                Ok(looked) if looked.disks.iter().any(|disk| self.avoid.contains_key(disk)) => {
+                    let disk = looked.disks.iter().find_map(|disk| self.avoid.get(disk)).cloned().unwrap_or_default();
+                    self.problem = Some(format!(
+                        "That place lies on {disk}, which is to be backed up itself: the backup would be on the disk that \
+                        it is there to replace. Choose a place on another disk, or go back (Esc) and leave that disk out."
+                    ));
+                    self.step = Step::Places;
+                }
                 Ok(looked) => {
                     self.cursor = 0;
                     self.step = Step::Repositories(looked.clone());
@@ -352,8 +367,8 @@ impl Chooser {
 
     fn draw_places(&self, page: &mut Page) {
         let question = match self.new {
-            New::Offered => "Where is the backup to go? It is mounted for you.",
-            New::Useless => "Where is the repository? It is mounted for you.",
+            New::Offered => "Where is the backup to go? What is chosen is mounted for you.",
+            New::Useless => "Where is the repository? What is chosen is mounted for you.",
         };
         page.say(Role::Text, question);
         page.gap();

@@ -15,12 +15,12 @@ use super::verify::Verify;
 use crate::job::Power;
 use crate::ui::disk_map::{self, Detail};
 use crate::ui::facts::Disk;
-use crate::ui::page::{Here, Page, cut, fit, plain};
-use crate::ui::state::{Effect, Effects, Keeper, Key, KeyHint, Move, Question, Screen, Surroundings, World, power};
+use crate::ui::page::{Here, Page, count, cut, plain, width_of};
+use crate::ui::state::{Effect, Effects, Key, KeyHint, Keeper, Move, Question, Screen, Surroundings, World, power};
 use crate::ui::theme::Role;
 
 /// Columns of the menu.
-const MENU_COLUMNS: u16 = 20;
+const MENU_COLUMNS: u16 = 23;
 
 /// Something to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,13 +154,19 @@ impl Screen for Home {
     }
 
     fn draw(&self, world: &World, area: Rect, buffer: &mut Buffer) {
-        let [top, bottom] = Layout::vertical([Constraint::Length(3), Constraint::Fill(1)]).areas(area);
+        let [top, bottom, last] =
+            Layout::vertical([Constraint::Length(3), Constraint::Fill(1), Constraint::Length(1)]).areas(area);
         let mut page = Page::new(world.theme, top.width);
         machine(&mut page, world);
         page.draw(0, top, buffer);
         let [left, right] = Layout::horizontal([Constraint::Length(MENU_COLUMNS), Constraint::Fill(1)]).areas(bottom);
         self.draw_menu(world, left, buffer);
         self.draw_disks(world, right, buffer);
+        // What the marked entry does, at the very bottom.
+        let description = actions(world).get(self.cursor).map_or("", |action| action.words().2);
+        let mut page = Page::new(world.theme, last.width);
+        page.line(vec![world.theme.span(Role::Dim, cut(&format!("  {description}"), usize::from(last.width)))]);
+        page.draw(0, last, buffer);
     }
 }
 
@@ -197,10 +203,9 @@ fn start(action: Action, world: &World, effects: &mut Effects) -> Move {
         }
         Action::Reboot => Move::Ask(Question {
             title: "Restart this machine?".to_owned(),
-            text:
-                "Everything is written out first. It starts from this medium again, unless you pull it out as soon as \
+            text: "Everything is written out first. It starts from this medium again, unless you pull it out as soon as \
                 the screen goes dark."
-                    .to_owned(),
+                .to_owned(),
             no: "Stay",
             yes: "Restart".to_owned(),
             effect: power(Power::Reboot),
@@ -228,21 +233,24 @@ fn machine(page: &mut Page, world: &World) {
         return;
     };
     let (model, rest) = (model_words(machine), machine_words(machine));
-    let room = page.width().saturating_sub(crate::ui::page::width_of(&model) + 2);
+    let room = page.width().saturating_sub(width_of(&model) + 2);
     page.line(vec![theme.span(Role::Heading, model), theme.span(Role::Text, format!("  {}", cut(&rest, room)))]);
     let addresses: Vec<String> = world
         .cards
         .iter()
         .map(|card| match (card.addresses.first(), card.link) {
             (Some(address), _) => format!("{} {address}", card.name),
-            (None, Some(false)) => format!("{} (no cable)", card.name),
-            (None, _) => format!("{} (no address)", card.name),
+            (None, Some(false)) => format!("{} no cable", card.name),
+            (None, _) => format!("{} no address", card.name),
         })
         .collect();
     let network = if addresses.is_empty() { "no network card".to_owned() } else { addresses.join(", ") };
-    let cpu = machine.cpu_model.as_deref().map(plain).unwrap_or_else(|| "unknown".to_owned());
-    let text = format!("{} x {cpu}   Network: {network}", machine.cpus);
-    page.line(vec![theme.span(Role::Dim, cut(&text, page.width()))]);
+    let cpus = match (&machine.cpu_model, page.width() >= 110) {
+        (Some(model), true) => format!("{} x {}", machine.cpus, plain(model)),
+        _ => count(usize::try_from(machine.cpus).unwrap_or(0), "CPU"),
+    };
+    let text = format!("{} of memory, {cpus}; network: {}", size(machine.memory), plain(&network));
+    page.cut(Role::Dim, &text);
 }
 
 /// "QEMU Standard PC".
@@ -252,7 +260,7 @@ fn model_words(machine: &Machine) -> String {
     if words.is_empty() { "A machine that does not say what it is".to_owned() } else { words }
 }
 
-/// "serial 17, UEFI, Secure Boot on, 2.00 GiB of memory".
+/// "serial 17, UEFI with Secure Boot".
 fn machine_words(machine: &Machine) -> String {
     let firmware = match (machine.firmware, machine.secure_boot) {
         (Firmware::Bios, _) => "BIOS".to_owned(),
@@ -260,8 +268,7 @@ fn machine_words(machine: &Machine) -> String {
         (Firmware::Uefi, _) => "UEFI".to_owned(),
     };
     let serial = machine.serial.as_deref().map(|serial| format!("serial {}", plain(serial)));
-    let memory = format!("{} memory", size(machine.memory));
-    [serial, Some(firmware), Some(memory)].into_iter().flatten().collect::<Vec<_>>().join(", ")
+    [serial, Some(firmware)].into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
 impl Home {
@@ -297,19 +304,12 @@ impl Home {
             ),
             Some(Ok(disks)) => self.disks(&mut page, world, disks, usize::from(area.height)),
         }
-        // What the marked entry does, at the very bottom.
-        let description = actions(world).get(self.cursor).map_or("", |action| action.words().2);
-        let [above, below] = Layout::vertical([Constraint::Fill(1), Constraint::Length(1)]).areas(area);
-        page.draw(0, above, buffer);
-        let text = theme.span(Role::Dim, cut(description, usize::from(below.width)));
-        if below.height > 0 {
-            buffer.set_span(below.x, below.y, &text, below.width);
-        }
+        page.draw(0, area, buffer);
     }
 
     /// As much of each disk as there is room for.
     fn disks(&self, page: &mut Page, world: &World, disks: &[Disk], height: usize) {
-        let height = height.saturating_sub(2);
+        let height = height.saturating_sub(1);
         let lines = |detail: Detail| -> usize {
             let mut trial = Page::new(world.theme, u16::try_from(page.width()).unwrap_or(u16::MAX));
             disks.iter().for_each(|disk| one(&mut trial, world, disk, detail));
@@ -331,9 +331,9 @@ impl Home {
         }
         let hidden = disks.len().saturating_sub(first + shown);
         if hidden + first > 0 {
-            let text =
-                format!("disks {} to {} of {}; PgDn and PgUp show the others", first + 1, first + shown, disks.len());
-            page.say(Role::Dim, &fit(&text, page.width()));
+            let text = format!("disks {} to {} of {}; PgDn and PgUp show the others", first + 1, first + shown, disks.len());
+            page.gap();
+            page.cut(Role::Dim, &text);
         }
     }
 }
@@ -341,9 +341,9 @@ impl Home {
 /// One disk.
 fn one(page: &mut Page, world: &World, disk: &Disk, detail: Detail) {
     page.gap();
-    page.say(Role::Heading, &disk_map::title(disk, page.width()));
+    page.cut(Role::Heading, &disk_map::title(disk, page.width()));
     disk_map::content(page, world.theme, &disk.content, detail, 0);
-    if let Some(user) = disk.users.first().filter(|_| detail == Detail::Table) {
-        page.say_after(Role::Dim, " ", &format!("in use: {}", plain(user)));
+    if detail == Detail::Table {
+        page.say_after(Role::Dim, "    ", &disk_map::state_of(disk));
     }
 }

@@ -13,7 +13,8 @@ pub(super) mod restore;
 pub(super) mod result;
 pub(super) mod verify;
 
-use super::state::Key;
+use super::facts::{Disk, Hold};
+use super::state::{Effect, Key, Question};
 
 /// Moves a cursor over `count` things. Other keys leave it where it is.
 pub(super) fn moved(cursor: usize, count: usize, key: Key) -> usize {
@@ -29,4 +30,17 @@ pub(super) fn moved(cursor: usize, count: usize, key: Key) -> usize {
         Key::End => last,
         _ => cursor.min(last),
     }
+}
+
+/// An offer to let go of a disk that is in use only because it was mounted as a place for repositories.
+pub(super) fn release(disk: &Disk) -> Option<Question> {
+    (disk.hold == Hold::Ours).then(|| Question {
+        title: format!("Unmount {}?", disk.words()),
+        text: "It is in use only because it was looked at as a place for repositories. Once it is unmounted, it can be \
+            chosen here."
+            .to_owned(),
+        no: "Leave it",
+        yes: "Unmount it".to_owned(),
+        effect: Effect::Release(disk.identity.path.clone()),
+    })
 }

@@ -231,7 +231,10 @@ fn figures(page: &mut Page, theme: Theme, job: &Status, counts: &Counts) {
     } else {
         "-".to_owned()
     };
-    let done = format!("{} of {}, {} %", size(counts.done), size(counts.total), percent(counts));
+    let done = match counts.total {
+        0 => "-".to_owned(),
+        total => format!("{} of {}, {} %", size(counts.done), size(total), percent(counts)),
+    };
     let rate = format!("{}/s, on average {}/s", size(now), size(counts.bytes_per_second));
     let rows = [
         ("Doing", phase.to_owned(), "Time", seconds(job.seconds)),

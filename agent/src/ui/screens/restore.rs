@@ -9,7 +9,7 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 
 use super::chooser::{Chooser, Chosen, New, Outcome};
-use super::{images, moved};
+use super::{images, moved, release};
 use crate::job::{Job, Kind, Request, Step as JobStep};
 use crate::ui::disk_map::{self, Detail};
 use crate::ui::facts::{Content, Disk, Image, Picture, model_of, names, serial_of};
@@ -168,7 +168,11 @@ impl Restore {
                     self.after_target(number);
                     return Move::Stay;
                 };
-                if let Some(obstacle) = self.obstacle(number, disk) {
+                let obstacle = self.obstacle(number, disk);
+                if let (Some(_), Some(question)) = (&obstacle, release(disk)) {
+                    return Move::Ask(question);
+                }
+                if let Some(obstacle) = obstacle {
                     return Move::Tell(format!("{} cannot be the target: {obstacle}.", disk.words()));
                 }
                 self.targets.insert(number, disk.identity.path.clone());
@@ -406,6 +410,17 @@ impl Screen for Restore {
     }
 }
 
+/// What is lost when a disk is overwritten.
+fn loss(disk: &Disk) -> String {
+    let Content::Known(now) = &disk.content else { return "What is on it is not known.".to_owned() };
+    let used: u64 = now.parts.iter().map(|part| part.used).fold(0, u64::saturating_add);
+    match now.parts.iter().filter(|part| part.number.is_some()).count() {
+        0 if now.parts.iter().all(|part| part.kind == "unknown") => "No partitions; what else is on it is not known.".to_owned(),
+        0 => format!("{} in use.", size(used)),
+        parts => format!("{}, {} in use.", count(parts, "partition"), size(used)),
+    }
+}
+
 /// A disk of the image in one line.
 fn captured_words(number: usize, disk: &DiskImage) -> String {
     format!("Disk {number}: {}, {}, {}", model_of(&disk.identity), serial_of(&disk.identity), size(disk.size))
@@ -471,7 +486,7 @@ impl Restore {
         let item = self.item();
         if let Some(image) = &self.image {
             let machine = plain(&image.manifest.machine_words());
-            page.say(Role::Text, &format!("Image {} of {} UTC, from {machine}.", image.name(), image.when()));
+            page.say(Role::Text, &format!("{}, taken {} UTC, of {machine}.", image.name(), image.when()));
             let here = world.machine.as_ref().map(|machine| machine.firmware);
             if here.is_some_and(|firmware| firmware != image.manifest.machine.firmware) {
                 page.say(
@@ -495,11 +510,7 @@ impl Restore {
             page.say(Role::Danger, &format!("EVERYTHING ON THIS DISK WILL BE LOST: {}", disk.words()));
             page.say(Role::Dim, "Now:");
             disk_map::content(page, theme, &disk.content, Detail::Bar, 0);
-            if let Content::Known(now) = &disk.content {
-                let used: u64 = now.parts.iter().map(|part| part.used).fold(0, u64::saturating_add);
-                let parts = count(now.parts.iter().filter(|part| part.number.is_some()).count(), "partition");
-                page.say(Role::Danger, &format!("{parts}, {} in use, will be overwritten.", size(used)));
-            }
+            page.say(Role::Danger, &loss(disk));
             page.say(Role::Dim, &format!("Afterwards ({}):", captured_words(number, image)));
             let after = Picture { size: disk.identity.size, ..Picture::of_image(image) };
             disk_map::picture(page, theme, &after, Detail::Bar, 0);
@@ -508,12 +519,13 @@ impl Restore {
             if let Some(field) = self.typed.get(&number) {
                 field.draw(page, theme, here, what, 24);
             }
-            let (role, verdict) = if self.is_named(number, world) {
-                (Role::Good, "    √ that is it")
-            } else {
-                (Role::Dim, "    all of it, or its last four characters or more")
+            let hint = match (self.is_named(number, world), &disk.identity.serial) {
+                (true, _) => "that is it",
+                (false, Some(_)) => "all of it, or its last four characters or more",
+                (false, None) => "it has no serial number",
             };
-            page.say(role, verdict);
+            let role = if self.is_named(number, world) { Role::Good } else { Role::Dim };
+            page.say_after(role, &" ".repeat(27), hint);
             if here == Here::Yes {
                 page.keep_in_sight(from);
             }
@@ -529,7 +541,7 @@ impl Restore {
         page.gap();
         let ready = self.targets.keys().all(|number| self.is_named(*number, world));
         let role = if ready { Role::Danger } else { Role::Dim };
-        let text = if ready { "ERASE AND RESTORE" } else { "Erase and restore (type the serial number first)" };
+        let text = if ready { "ERASE AND RESTORE" } else { "Erase and restore (not before the above is typed)" };
         page.choice_in(role, here(Item::Start), text);
     }
 }

@@ -73,6 +73,10 @@ fn draw_result(page: &mut Page, job: &Status) {
         (Some(10), None | Some(_)) => {
             page.say(Role::Warning, &format!("Done in {time}, but some sectors of the source could not be read."));
         }
+        (Some(4), _) if job.kind == Kind::Verify => {
+            page.say(Role::Danger, &format!("DAMAGE WAS FOUND, after {time}."));
+            page.say_after(Role::Text, "  ", &plain(error.unwrap_or_default()));
+        }
         (Some(130), _) => page.say(Role::Warning, &format!("Cancelled after {time}.")),
         (_, error) => {
             page.say(Role::Danger, &format!("It did not work. It ended after {time}:"));

@@ -127,12 +127,10 @@ impl Screen for Verify {
             Some(chosen) => {
                 page.say(Role::Dim, &chosen.words());
                 page.gap();
-                let how = if self.all_data {
-                    "[All data] / seals only: everything is read and checked"
-                } else {
-                    "All data / [seals only]: seconds, but data is not read"
-                };
-                page.say(Role::Text, &format!("{how} (d changes it)"));
+                let mark = |on: bool| if on { "(•)" } else { "( )" };
+                let (all, seals) = (mark(self.all_data), mark(!self.all_data));
+                page.say_after(Role::Text, &format!("d {all} "), "all data: everything is read and checked; takes as long as reading it");
+                page.say_after(Role::Text, &format!("  {seals} "), "seals only: takes seconds, but the data itself is not read");
                 page.gap();
                 page.choice(Here::at(self.cursor, 0), "The whole repository");
                 page.gap();

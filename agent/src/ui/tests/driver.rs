@@ -123,12 +123,17 @@ impl Driver {
     }
 
     pub(super) fn sees(&self, text: &str) -> bool {
-        self.text(132, 50).contains(text)
+        words_of(&self.text(132, 50)).contains(text)
     }
 }
 
 /// For the sake of a match.
 fn ignore(_driver: &mut Driver) {}
+
+/// Without frames and line ends.
+fn words_of(text: &str) -> String {
+    text.split(|c: char| c.is_whitespace() || c == '│').filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
+}
 
 pub(super) fn text_of(buffer: &Buffer) -> String {
     let width = usize::from(buffer.area.width).max(1);

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::job::{Counts, Kind, State, Status};
 use crate::places;
-use crate::ui::facts::{Card, Content, Disk, Image, Looked, Opened, Part, Picture, Place};
+use crate::ui::facts::{Card, Content, Disk, Hold, Image, Looked, Opened, Part, Picture, Place};
 
 pub(super) const GIB: u64 = 1 << 30;
 
@@ -67,7 +67,7 @@ fn identity(path: &str, model: Option<&str>, serial: Option<&str>, transport: &s
 
 fn disk(identity: Identity, parts: Vec<Part>, wanted: u64) -> Disk {
     let picture = Picture { size: identity.size, table: "GPT", parts, wanted, warnings: Vec::new() };
-    Disk { identity, content: Content::Known(picture), writers: Vec::new(), users: Vec::new() }
+    Disk { identity, content: Content::Known(picture), writers: Vec::new(), users: Vec::new(), hold: Hold::Others }
 }
 
 /// The system's disk, a Windows disk with a hibernated system, an empty one, and a stick.

@@ -3,7 +3,8 @@
 use super::driver::{Driver, PASSWORD};
 use super::fixtures::{awkward_disks, disks, ended, status};
 use crate::job::{Kind, Power, Request, State};
-use crate::ui::state::{Answer, Effect, Event, Keeper, Key};
+use crate::ui::state::{Answer, Effect, Event, Key, Keeper};
+use crate::ui::facts::Hold;
 use crate::ui::theme::Glyphs;
 
 fn started(driver: &Driver) -> crate::job::Job {
@@ -38,14 +39,7 @@ fn a_backup_to_a_new_repository_with_a_password() {
     assert_eq!(steps[0], ["init", "/run/lifeboat/places/sdc1/lifeboat-2"]);
     assert_eq!(
         steps[1],
-        [
-            "--repo",
-            "/run/lifeboat/places/sdc1/lifeboat-2",
-            "capture",
-            "/dev/nvme0n1",
-            "--name=web1 before the move",
-            "--note=--note"
-        ]
+        ["--repo", "/run/lifeboat/places/sdc1/lifeboat-2", "capture", "/dev/nvme0n1", "--name=web1 before the move", "--note=--note"]
     );
     assert!(driver.state.is_home());
 }
@@ -53,21 +47,16 @@ fn a_backup_to_a_new_repository_with_a_password() {
 #[test]
 fn a_backup_onto_a_disk_that_is_backed_up_is_refused() {
     let mut driver = Driver::new();
-    driver.type_in("b").keys(&[Key::Enter, Key::Down, Key::Enter, Key::Enter]);
-    driver.keys(&[Key::Enter]);
+    driver.type_in("b").keys(&[Key::Enter, Key::Down, Key::Enter]);
     assert!(driver.sees("the disk that it is there to replace"), "{}", driver.text(132, 50));
-    assert!(driver.sent.is_empty());
+    assert!(driver.sees("Where is the backup to go?"), "{}", driver.text(132, 50));
 }
 
 #[test]
 fn a_disk_that_is_written_to_is_not_backed_up() {
     let mut driver = Driver::with(awkward_disks());
     driver.type_in("b").key(Key::Char(' '));
-    assert!(
-        driver.sees("is mounted for writing at /. An image of it would mix old and new"),
-        "{}",
-        driver.text(132, 50)
-    );
+    assert!(driver.sees("is mounted for writing at /. An image of it would mix old and new"), "{}", driver.text(132, 50));
 }
 
 #[test]
@@ -263,4 +252,19 @@ fn keys_that_mean_the_same_everywhere() {
     assert!(driver.sees("[/?"), "{}", driver.text(132, 50));
     driver.key(Key::Function(1));
     assert!(driver.sees("These keys work everywhere"));
+}
+
+#[test]
+fn a_disk_that_was_only_looked_at_can_be_let_go() {
+    let mut held = disks();
+    held[3].writers = vec!["/dev/sdc1 is mounted for writing at /run/lifeboat/places/sdc1".into()];
+    held[3].users = vec!["/dev/sdc1 is mounted at /run/lifeboat/places/sdc1".into()];
+    held[3].hold = Hold::Ours;
+    let mut driver = Driver::with(held);
+    driver.type_in("b").keys(&[Key::End, Key::Char(' ')]);
+    assert!(driver.sees("Unmount SanDisk Ultra, serial 4C530001230523"), "{}", driver.text(132, 50));
+    driver.key(Key::Enter);
+    assert!(driver.others.is_empty());
+    driver.keys(&[Key::Char(' '), Key::Tab, Key::Enter]);
+    assert_eq!(driver.others, [Effect::Release("/dev/sdc".into())]);
 }
