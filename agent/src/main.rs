@@ -9,9 +9,11 @@ mod job;
 mod kernel_log;
 mod log;
 mod modules;
+mod network;
 mod places;
 mod power;
 mod ui;
+mod unattended;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -39,10 +41,13 @@ fn main() -> ExitCode {
         Some("jobs") => job::keeper::run(),
         Some("log") => kernel_log::run(),
         Some("modules") => modules::run(),
+        Some("network") => network::run(),
         Some("step") => job::step::become_imager(arguments),
         Some("ui") => ui::run(),
+        Some("unattended") => unattended::run(),
         Some("poweroff") => ask(Power::Off),
         Some("reboot") => ask(Power::Reboot),
+        Some("words") => print_words(),
         _ => usage(),
     }
 }
@@ -54,6 +59,14 @@ fn ask(power: Power) -> ExitCode {
             log::say(&error.to_string());
             ExitCode::FAILURE
         }
+    }
+}
+
+fn print_words() -> ExitCode {
+    use std::io::Write;
+    match std::io::stdout().write_all(unattended::words().as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
     }
 }
 

@@ -5,6 +5,7 @@
 
 use std::collections::HashSet;
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -91,6 +92,7 @@ impl ReadPlan {
     /// What the store says.
     pub fn new(repository: &Repository, mut wants: Vec<Want>, excluded: &HashSet<PackId>) -> Result<Self> {
         wants.sort_unstable_by_key(|want| (want.chunk, want.len, want.place));
+        wants.dedup();
         let mut found = vec![false; wants.len()];
         let (mut tasks, mut packs) = (Vec::new(), Vec::new());
         let inventory = repository.for_each_pack(&mut |pack| {
@@ -100,8 +102,9 @@ impl ReadPlan {
             let before = tasks.len();
             let frames = pack.directory.frames.iter().zip(pack.directory.frame_offsets());
             for (number, (entry, offset)) in (0..).zip(frames) {
-                let chunks = wanted_of_frame(entry, &wants, &mut found);
+                let mut chunks = wanted_of_frame(entry, &wants, &mut found);
                 if !chunks.is_empty() {
+                    chunks.shrink_to_fit();
                     let entry = FrameEntry { chunks: Vec::new(), ..*entry };
                     tasks.push(FrameTask { pack: pack.id, number, offset, entry, chunks });
                 }
@@ -204,7 +207,9 @@ pub fn read_frames(
         for _ in 0..workers {
             let fetched = fetched_rx.clone();
             scope.spawn(move || {
-                if let Err(error) = open_groups(repository, tasks, &fetched, progress, sink) {
+                let work = AssertUnwindSafe(|| open_groups(repository, tasks, &fetched, progress, sink));
+                let panicked = |_| Err(Error::Internal("a thread that reads the repository panicked".to_owned()));
+                if let Err(error) = catch_unwind(work).unwrap_or_else(panicked) {
                     lock(failure).get_or_insert(error);
                     // The fetchers must not wait for somebody to take what they have.
                     fetched.iter().for_each(drop);

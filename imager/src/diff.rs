@@ -145,7 +145,7 @@ fn diff_regions(reader: &mut ChunkReader<'_>, old: Option<&Region>, new: Option<
     // Nodes of the old map by place, to leave out what both share.
     let nodes: RefCell<HashSet<([u8; 32], u64)>> = RefCell::default();
     if let Some((region, root)) = old.and_then(|region| Some((region, region.root?))) {
-        reader.walk_into(root, region.len, |id, start| nodes.borrow_mut().insert((id.0, start)), |_| Ok(()))?;
+        reader.walk_into(root, region.len, |tree| nodes.borrow_mut().insert((tree.id.0, tree.start)), |_| Ok(()))?;
     }
     let mut fresh: Vec<Record> = Vec::new();
     let mut shared: HashSet<([u8; 32], u64)> = HashSet::new();
@@ -154,10 +154,10 @@ fn diff_regions(reader: &mut ChunkReader<'_>, old: Option<&Region>, new: Option<
         reader.walk_into(
             root,
             region.len,
-            |id, start| {
-                let both = nodes.borrow().contains(&(id.0, start));
+            |tree| {
+                let both = nodes.borrow().contains(&(tree.id.0, tree.start));
                 if both {
-                    shared.insert((id.0, start));
+                    shared.insert((tree.id.0, tree.start));
                 }
                 !both
             },
@@ -178,7 +178,7 @@ fn diff_regions(reader: &mut ChunkReader<'_>, old: Option<&Region>, new: Option<
         reader.walk_into(
             root,
             region.len,
-            |id, start| !shared.contains(&(id.0, start)),
+            |tree| !shared.contains(&(tree.id.0, tree.start)),
             |record| {
                 stale.push(record);
                 Ok(())

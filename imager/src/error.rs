@@ -30,7 +30,7 @@ pub enum Error {
     /// The store failed.
     #[error("the store failed to {operation} {object}: {detail}")]
     Store {
-        /// "read", "write", "list", "delete".
+        /// "read", "write", "list", "delete", "flush".
         operation: &'static str,
         /// The object's name in the repository.
         object: String,

@@ -27,10 +27,17 @@ impl Budget {
         Self::new(kib.unwrap_or(0) * 1024 / 2)
     }
 
-    /// Buffers of `size` bytes for reading: enough to keep an array of disks busy, no more.
+    /// All of it.
+    #[must_use]
+    pub fn bytes(self) -> u64 {
+        self.0
+    }
+
+    /// Buffers of `size` bytes for reading: enough to keep an array of disks busy, and no more than the processor's
+    /// cache holds until they are hashed.
     #[must_use]
     pub fn read_buffers(self, size: usize) -> usize {
-        let bytes = (self.0 / 6).clamp(8 << 20, 32 << 20);
+        let bytes = (self.0 / 6).clamp(8 << 20, 16 << 20);
         usize::try_from(bytes).unwrap_or(8 << 20) / size.max(1)
     }
 
@@ -44,6 +51,13 @@ impl Budget {
     #[must_use]
     pub fn known_chunks_max(self) -> usize {
         usize::try_from(self.0 / 2 / 40).unwrap_or(usize::MAX)
+    }
+
+    /// Chunks whose places and frames are planned at a time. Each is a want, a chunk of a frame to be read, and its
+    /// share of that frame: 64 bytes together.
+    #[must_use]
+    pub fn planned_chunks_max(self) -> usize {
+        usize::try_from(self.0 / 2 / 64).unwrap_or(usize::MAX)
     }
 
     /// Bytes of frames that may be fetched ahead of their use.

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, ensure};
 use lifeboat_tests::boot_disk::{BootDisk, DISK_MIB, ROOT_UUID};
 use lifeboat_tests::disk::{Disk, MIB, Table, sparse_file};
-use lifeboat_tests::guest::{Bus, Firmware, Guest};
+use lifeboat_tests::machine::{Bus, Drive, Firmware, Machine};
 use lifeboat_tests::mounted::Mount;
 use lifeboat_tests::tool;
 
@@ -101,7 +101,8 @@ fn break_system(restored: &BootDisk) -> Result<()> {
 }
 
 fn boots(name: &str, restored: &BootDisk, firmware: Firmware, bus: Bus) -> Result<()> {
-    let mut guest = Guest::start(name, &restored.disk.image, firmware, bus, &folder()?.path)?;
+    let machine = Machine::new(name).firmware(firmware).drive(Drive::new(&restored.disk.image, bus));
+    let mut guest = machine.start(&folder()?.path)?;
     let took = guest.wait_for_login_prompt()?;
     say(&format!("{name}: login prompt after {:.0} s", took.as_secs_f64()));
     guest.log_in()?;

@@ -1,4 +1,5 @@
 //! What must work on real systems, end to end. One binary; one module per subject.
 
 mod boot;
+mod media;
 mod support;

@@ -104,8 +104,8 @@ impl Repository {
 pub(crate) fn skip(scenario: &str) -> bool {
     let missing = if !tool::is_root() {
         Some("needs root: loop devices, mounts and debootstrap")
-    } else if tool::find("qemu-system-x86_64").is_none() || !Path::new("/usr/share/OVMF/OVMF_CODE_4M.fd").exists() {
-        Some("needs QEMU and OVMF; `cargo xtask test` installs them")
+    } else if !has_qemu() {
+        Some(NEEDS_QEMU)
     } else if tool::find("debootstrap").is_none() {
         Some("needs debootstrap; `cargo xtask test` installs it")
     } else {
@@ -115,6 +115,20 @@ pub(crate) fn skip(scenario: &str) -> bool {
         say(&format!("skipped: {scenario}: {missing}"));
     }
     missing.is_some()
+}
+
+/// As [`skip`], for scenarios that start only what is made here and attach nothing to this machine.
+pub(crate) fn skip_without_qemu(scenario: &str) -> bool {
+    if !has_qemu() {
+        say(&format!("skipped: {scenario}: {NEEDS_QEMU}"));
+    }
+    !has_qemu()
+}
+
+const NEEDS_QEMU: &str = "needs QEMU and OVMF; `cargo xtask test` installs them";
+
+fn has_qemu() -> bool {
+    tool::find("qemu-system-x86_64").is_some() && Path::new("/usr/share/OVMF/OVMF_CODE_4M.fd").exists()
 }
 
 /// Says something that is seen even when the test passes: what `println!` prints, the test runner keeps to itself.

@@ -3,7 +3,7 @@
 //! QEMU with an emulated processor, so that it runs wherever the tests run. One at a time: guests wait for each
 //! other. Must not know: what the disk holds beyond a Linux that talks to `ttyS0`.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
@@ -13,8 +13,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use regex_lite::Regex;
+use serde_json::{Map, Value, json};
 
 use crate::debian;
+use crate::machine::{Drive, Machine, Writes};
+use crate::monitor::Monitor;
 use crate::tool;
 
 /// An operating system starts within a minute on an idle machine; the rest is for busy ones.
@@ -28,48 +31,11 @@ const LINES_SHOWN: usize = 40;
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
-/// What starts the machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Firmware {
-    /// A BIOS.
-    SeaBios,
-    /// UEFI.
-    Ovmf,
-}
-
-/// What the disk hangs on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Bus {
-    /// As in most virtual machines.
-    VirtioBlk,
-    /// As SATA disks do.
-    Ahci,
-}
-
-impl Firmware {
-    /// Where UEFI's code and its empty variables are, on Debian.
-    const OVMF: [&str; 2] = ["/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"];
-
-    /// QEMU's options; UEFI keeps its variables in `variables`.
-    fn options(self, variables: &Path) -> Result<Vec<String>> {
-        if self == Self::SeaBios {
-            return Ok(Vec::new());
-        }
-        let [code, empty] = Self::OVMF;
-        fs::copy(empty, variables).with_context(|| format!("cannot copy {empty}"))?;
-        Ok(vec![
-            "-drive".into(),
-            format!("if=pflash,format=raw,unit=0,readonly=on,file={code}"),
-            "-drive".into(),
-            format!("if=pflash,format=raw,unit=1,file={}", variables.display()),
-        ])
-    }
-}
-
 /// A running virtual machine; it ends when dropped.
 pub struct Guest {
     name: String,
     qemu: Child,
+    monitor: Monitor,
     keyboard: ChildStdin,
     console: Arc<Console>,
     /// How far into the console's text the script has got.
@@ -92,28 +58,31 @@ struct Said {
 }
 
 impl Guest {
-    /// Starts a machine with one disk. Nothing that the guest writes reaches the image. The console is logged to
-    /// `NAME.serial.log` in `folder`.
-    ///
-    /// # Errors
-    /// When QEMU cannot be started.
-    pub fn start(name: &str, disk: &Path, firmware: Firmware, bus: Bus, folder: &Path) -> Result<Self> {
+    /// Starts a machine. The console is logged to `NAME.serial.log` in `folder`.
+    pub(crate) fn start(machine: &Machine, folder: &Path) -> Result<Self> {
         let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         tool::check_interrupted()?;
-        let device = match bus {
-            Bus::VirtioBlk => "virtio-blk-pci,drive=disk",
-            Bus::Ahci => "ide-hd,drive=disk",
-        };
-        let drive = format!("if=none,id=disk,format=raw,snapshot=on,cache=unsafe,file={}", disk.display());
+        let name = &machine.name;
+        // Here rather than in the folder: a socket's path has to be short.
+        let socket = std::env::temp_dir().join(format!("lifeboat-{}-{name}.qmp", std::process::id()));
         let mut qemu = tool::command("qemu-system-x86_64")
-            .args(["-machine", "q35", "-accel", "tcg", "-smp", "2", "-m", "768", "-nodefaults", "-display", "none"])
-            .args(["-no-reboot", "-device", "virtio-rng-pci", "-serial", "stdio"])
-            .args(["-drive", &drive, "-device", device])
-            .args(firmware.options(&folder.join(format!("{name}.uefi-variables")))?)
+            .args(machine.options(folder)?)
+            .args(["-serial", "stdio", "-qmp", &format!("unix:{},server=on,wait=off", socket.display())])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .context("cannot start qemu-system-x86_64")?;
+        let started = Instant::now();
+        let connected = Monitor::connect(&socket);
+        let _ = std::fs::remove_file(&socket);
+        let monitor = match connected {
+            Ok(monitor) => monitor,
+            Err(error) => {
+                let _ = qemu.kill();
+                let _ = qemu.wait();
+                return Err(error.context(format!("{name}: cannot start the machine")));
+            }
+        };
         let keyboard = qemu.stdin.take().context("QEMU has no input")?;
         let output = qemu.stdout.take().context("QEMU has no output")?;
         let log = folder.join(format!("{name}.serial.log"));
@@ -121,8 +90,19 @@ impl Guest {
         let file = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
         let listener = Arc::clone(&console);
         thread::spawn(move || listener.listen(output, file));
-        let started = Instant::now();
-        Ok(Self { name: name.to_owned(), qemu, keyboard, console, seen: 0, log, started, _turn: turn })
+        Ok(Self { name: name.clone(), qemu, monitor, keyboard, console, seen: 0, log, started, _turn: turn })
+    }
+
+    /// How long the machine has been on.
+    #[must_use]
+    pub fn uptime(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// All that the console has shown so far.
+    #[must_use]
+    pub fn console(&self) -> String {
+        self.console.said.lock().unwrap_or_else(PoisonError::into_inner).text.clone()
     }
 
     /// Waits until the console has shown something that matches, and returns the match's groups. What came before
@@ -216,15 +196,82 @@ impl Guest {
     /// When it does not end.
     pub fn power_off(mut self) -> Result<()> {
         self.write("systemctl poweroff\n")?;
-        let deadline = Instant::now() + BOOT;
+        self.wait_until_off(BOOT)
+    }
+
+    /// Waits for the machine to end by itself.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub fn wait_until_off(&mut self, limit: Duration) -> Result<()> {
+        let deadline = Instant::now() + limit;
         while self.qemu.try_wait()?.is_none() {
             tool::check_interrupted()?;
             if Instant::now() >= deadline {
-                bail!("{}: does not power off", self.name);
+                bail!("{}: does not end within {} s", self.name, limit.as_secs());
             }
             thread::sleep(Duration::from_millis(100));
         }
         Ok(())
+    }
+
+    /// The power is cut: nothing in the machine has time for anything.
+    ///
+    /// # Errors
+    /// When QEMU does not end.
+    pub fn cut_power(mut self) -> Result<()> {
+        self.qemu.kill()?;
+        self.qemu.wait()?;
+        Ok(())
+    }
+
+    /// A picture of the screen, as PNG.
+    ///
+    /// # Errors
+    /// When it cannot be taken.
+    pub fn screenshot(&mut self, file: &Path) -> Result<()> {
+        self.monitor.run("screendump", &json!({ "filename": file, "format": "png" })).map(drop)
+    }
+
+    /// Presses keys of the keyboard at once, by QEMU's names: `["ctrl", "c"]`.
+    ///
+    /// # Errors
+    /// When there is no such key.
+    pub fn press(&mut self, keys: &[&str]) -> Result<()> {
+        let keys: Vec<Value> = keys.iter().map(|key| json!({ "type": "qcode", "data": key })).collect();
+        self.monitor.run("send-key", &json!({ "keys": keys })).map(drop)
+    }
+
+    /// Plugs a disk in; `name` is for pulling it out again.
+    ///
+    /// # Errors
+    /// When its bus allows no such thing.
+    pub fn plug_in(&mut self, name: &str, drive: &Drive) -> Result<()> {
+        let content = format!("{name}-content");
+        let file = json!({
+            "driver": "raw",
+            "node-name": content,
+            "read-only": false,
+            "file": { "driver": "file", "filename": drive.image },
+        });
+        if drive.writes == Writes::Discarded {
+            bail!("a disk that is plugged in keeps what is written to it: give it a copy");
+        }
+        self.monitor.run("blockdev-add", &file)?;
+        let mut device: Map<String, Value> =
+            drive.device(&content).into_iter().map(|(name, value)| (name.to_owned(), json!(value))).collect();
+        device.insert("id".to_owned(), json!(name));
+        self.monitor.run("device_add", &Value::Object(device)).map(drop)
+    }
+
+    /// Pulls a disk out that was plugged in, whatever is being written to it.
+    ///
+    /// # Errors
+    /// When there is no such disk.
+    pub fn pull_out(&mut self, name: &str) -> Result<()> {
+        self.monitor.run("device_del", &json!({ "id": name }))?;
+        self.monitor.wait_for("DEVICE_DELETED")?;
+        self.monitor.run("blockdev-del", &json!({ "node-name": format!("{name}-content") })).map(drop)
     }
 }
 

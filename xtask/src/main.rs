@@ -10,6 +10,7 @@ mod bench;
 mod ci;
 mod demo;
 mod measure;
+mod media;
 mod packages;
 mod quiet;
 mod table;
@@ -30,6 +31,8 @@ struct Arguments {
 enum Command {
     /// Images a disk, changes it, brings it back, and shows what each step cost.
     Demo,
+    /// Builds what machines are started with: the ISO, the stick's image, files for the network.
+    Media(media::Options),
     /// Runs every test of every crate.
     Test(test::Options),
     /// Measures imager against other tools.
@@ -51,6 +54,7 @@ fn main() -> anyhow::Result<()> {
     }
     match command {
         Command::Demo => demo::run(),
+        Command::Media(options) => media::run(&options),
         Command::Test(options) => test::run(&options),
         Command::Bench(options) => bench::run(&options),
         Command::Ci => ci::run(),

@@ -7,6 +7,10 @@ use lifeboat_tests::tool;
 pub(crate) const DISKS: &[&str] =
     &["dosfstools", "e2fsprogs", "fdisk", "gdisk", "mount", "mtools", "ntfs-3g", "util-linux", "xfsprogs"];
 
+/// What puts boot media together. What goes onto them comes from packages that are unpacked, not installed.
+pub(crate) const MEDIA: &[&str] =
+    &["binutils", "dosfstools", "e2fsprogs", "fdisk", "grub-common", "grub-pc-bin", "mtools", "xorriso"];
+
 /// What the tests compare with, and where the machines come from that they boot.
 pub(crate) const TESTS: &[&str] = &[
     "btrfs-progs",

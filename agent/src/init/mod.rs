@@ -22,7 +22,7 @@ use self::service::{Service, When};
 use crate::job::Power;
 use crate::log::say;
 
-pub(crate) use self::consoles::attach;
+pub(crate) use self::consoles::{attach, names as console_names};
 
 /// The shell of the medium, if it has one.
 const SHELL: &str = "/bin/busybox";
@@ -88,12 +88,11 @@ fn services() -> Vec<Service> {
         Service::new("modules", &["modules"], When::Always),
         Service::new("jobs", &["jobs"], When::Always),
         Service::new("log", &["log"], When::Always),
+        Service::new("network", &["network"], When::Always),
     ];
     let is_unattended = has("lifeboat.job=") || has("lifeboat.config=");
     if is_unattended {
         services.push(Service::new("unattended", &["unattended"], When::Once));
-    } else if has("lifeboat.network=") {
-        services.push(Service::new("network", &["network"], When::Once));
     }
     // What is done unattended is shown as plain lines; the screens come when it has ended.
     let when = if is_unattended { When::AfterUnattended } else { When::Always };

@@ -134,9 +134,14 @@ impl Loader {
     }
 }
 
-fn insert(file: &std::path::Path) -> nix::Result<()> {
-    let file = File::open(file).map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(nix::libc::EIO)))?;
-    match nix::kmod::finit_module(&file, c"", ModuleInitFlags::empty()) {
+/// The kernel decompresses the module itself: `MODULE_INIT_COMPRESSED_FILE` of `linux/module.h`.
+const COMPRESSED_FILE: ModuleInitFlags = ModuleInitFlags::from_bits_retain(4);
+
+fn insert(path: &std::path::Path) -> nix::Result<()> {
+    let is_plain = path.extension().is_some_and(|extension| extension == "ko");
+    let flags = if is_plain { ModuleInitFlags::empty() } else { COMPRESSED_FILE };
+    let file = File::open(path).map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(nix::libc::EIO)))?;
+    match nix::kmod::finit_module(&file, c"", flags) {
         Err(Errno::EEXIST) => Ok(()),
         other => other,
     }

@@ -222,6 +222,7 @@ fn note_words(note: &Note) -> String {
         Note::Hibernated { detail } => format!("hibernated: {detail}"),
         Note::ReadWhole { reason } => format!("every block is read: {reason}"),
         Note::Remark { detail } => detail.clone(),
+        Note::Unknown { kind, .. } => format!("{kind}, which a newer program noted"),
     }
 }
 

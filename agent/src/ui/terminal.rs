@@ -12,7 +12,9 @@ use std::time::Duration;
 use crossterm::cursor::{Hide, MoveTo, Show};
 use crossterm::event::{self, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use crossterm::execute;
-use crossterm::terminal::{EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode};
+use crossterm::terminal::{
+    Clear, ClearType, EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode,
+};
 use rustix::termios::{Winsize, tcgetwinsize, tcsetwinsize};
 
 use super::state::{Event, Key};
@@ -69,7 +71,8 @@ impl Drop for Taken {
 /// When the terminal is gone.
 pub(super) fn take_again() -> io::Result<()> {
     enable_raw_mode()?;
-    execute!(io::stdout(), EnterAlternateScreen, Hide)
+    // Not every terminal has another screen; then what is there is in the way.
+    execute!(io::stdout(), EnterAlternateScreen, Clear(ClearType::All), Hide)
 }
 
 /// The terminal as it was. A terminal that is gone needs nothing.

@@ -10,8 +10,8 @@
 //! uses. Must not know: terminals, how a target is written.
 
 mod chunking;
-mod jobs;
-mod reading;
+pub(crate) mod jobs;
+pub(crate) mod reading;
 mod storing;
 
 use std::sync::Arc;
@@ -360,7 +360,7 @@ enum Step {
 fn dispatch(
     shared: &Shared,
     disk: &PlannedDisk<'_>,
-    pool: &BufferPool,
+    pool: &Arc<BufferPool>,
     requests: &Sender<Request>,
     steps: &Sender<Step>,
     progress: &Progress,
@@ -374,7 +374,7 @@ fn dispatch(
             sent &= match job {
                 Job::Zero { extent, .. } => steps.send(Step::Zero(extent)).is_ok(),
                 Job::Read(job) => {
-                    let Some(buf) = pool.get() else { return };
+                    let buf = pool.get();
                     let (reply, pending) = bounded(1);
                     steps.send(Step::Read(pending)).is_ok() && requests.send(Request { job, buf, reply }).is_ok()
                 }

@@ -4,19 +4,20 @@
 //! reported and reads as zeros. Must not know: chunks, repositories.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender};
 
 use super::jobs::ReadJob;
 use crate::disk::source::{AlignedBuf, Source};
 use crate::error::{Error, Result};
 use crate::extent::{Extent, ExtentSet};
+use crate::progress::lock;
 
 /// A buffer that goes back to its pool when it is dropped.
 pub(crate) struct PooledBuf {
     buf: Option<AlignedBuf>,
-    home: Sender<AlignedBuf>,
+    home: Arc<BufferPool>,
 }
 
 impl PooledBuf {
@@ -32,30 +33,34 @@ impl PooledBuf {
 impl Drop for PooledBuf {
     fn drop(&mut self) {
         if let Some(buf) = self.buf.take() {
-            // Nobody is waiting for it any more: then the memory is freed.
-            let _ = self.home.send(buf);
+            lock(&self.home.free).push(buf);
+            self.home.came_back.notify_one();
         }
     }
 }
 
-/// A bounded number of buffers of one size.
+/// A bounded number of buffers of one size. The one that was used last is given first: it is still in the
+/// processor's cache.
 pub(crate) struct BufferPool {
-    give: Sender<AlignedBuf>,
-    take: Receiver<AlignedBuf>,
+    free: Mutex<Vec<AlignedBuf>>,
+    came_back: Condvar,
 }
 
 impl BufferPool {
-    pub(crate) fn new(count: usize, size: usize) -> Self {
-        let (give, take) = bounded(count);
-        for _ in 0..count {
-            let _ = give.send(AlignedBuf::new(size));
-        }
-        Self { give, take }
+    pub(crate) fn new(count: usize, size: usize) -> Arc<Self> {
+        let free = (0..count).map(|_| AlignedBuf::new(size)).collect();
+        Arc::new(Self { free: Mutex::new(free), came_back: Condvar::new() })
     }
 
     /// Waits for a free buffer.
-    pub(crate) fn get(&self) -> Option<PooledBuf> {
-        self.take.recv().ok().map(|buf| PooledBuf { buf: Some(buf), home: self.give.clone() })
+    pub(crate) fn get(self: &Arc<Self>) -> PooledBuf {
+        let mut free = lock(&self.free);
+        loop {
+            match free.pop() {
+                Some(buf) => return PooledBuf { buf: Some(buf), home: Arc::clone(self) },
+                None => free = self.came_back.wait(free).unwrap_or_else(PoisonError::into_inner),
+            }
+        }
     }
 }
 
@@ -86,16 +91,19 @@ pub(crate) struct Request {
 /// Carries out requests until there are none left. Several threads may do so at once.
 pub(crate) fn serve(source: &dyn Source, requests: &Receiver<Request>) {
     for Request { job, mut buf, reply } in requests {
-        let result = read(source, &job, &mut buf).map(|bad| Arc::new(Segment { job, buf, bad }));
+        let result = read(source, &job, buf.as_mut_slice()).map(|bad| Arc::new(Segment { job, buf, bad }));
         // The receiver is gone when the capture has failed elsewhere.
         let _ = reply.send(result);
     }
 }
 
-fn read(source: &dyn Source, job: &ReadJob, buf: &mut PooledBuf) -> Result<ExtentSet> {
+/// Carries out one read; gives what could not be read, relative to the region, which is zeros in `buf`.
+///
+/// # Errors
+/// [`Error::SourceVanished`].
+pub(crate) fn read(source: &dyn Source, job: &ReadJob, buf: &mut [u8]) -> Result<ExtentSet> {
     let len = usize::try_from(job.extent.len).map_err(|_| Error::Internal("a read of impossible length".into()))?;
-    let bytes =
-        buf.as_mut_slice().get_mut(..len).ok_or_else(|| Error::Internal("a read larger than its buffer".into()))?;
+    let bytes = buf.get_mut(..len).ok_or_else(|| Error::Internal("a read larger than its buffer".into()))?;
     if source.read_at(job.region_start + job.extent.start, bytes).is_ok() {
         return Ok(ExtentSet::new());
     }

@@ -137,24 +137,38 @@ pub(super) fn inspect(global: &Global, args: &Inspect) -> Result<u8> {
     Ok(0)
 }
 
-pub(super) fn capture(global: &Global, args: Capture) -> Result<u8> {
-    let sector = parse_sector(args.sector_size.as_ref());
+/// Disks that were opened, and what of them is in use, in words.
+pub(super) struct OpenedSources {
+    pub sources: Vec<Box<dyn Source>>,
+    pub in_use: Vec<String>,
+}
+
+/// Opens what is to be read, and says what of it is in use. That is refused unless `live` was asked for.
+///
+/// # Errors
+/// [`Error::Io`], [`Error::Usage`].
+pub(super) fn open_sources(paths: &[PathBuf], sector_size: Option<&String>, live: bool) -> Result<OpenedSources> {
     let mut sources: Vec<Box<dyn Source>> = Vec::new();
-    let mut live = Vec::new();
-    for path in &args.sources {
+    let mut in_use = Vec::new();
+    for path in paths {
         let mut source = SourceDisk::open(path)?;
         if sources.iter().any(|other| other.identity().path == source.identity().path) {
             return Err(Error::Usage(format!("{} is named twice", path.display())));
         }
-        live.extend(mounted_for_writing(path)?);
-        source.set_sector_size(sector);
+        in_use.extend(mounted_for_writing(path)?);
+        source.set_sector_size(parse_sector(sector_size));
         sources.push(Box::new(source));
     }
-    if let (Some(first), false) = (live.first(), args.live) {
-        return Err(Error::Usage(format!(
+    match in_use.first() {
+        Some(first) if !live => Err(Error::Usage(format!(
             "{first}: an image of it may mix old and new blocks. Unmount it, or remount it read-only; --live captures it all the same"
-        )));
+        ))),
+        _ => Ok(OpenedSources { sources, in_use }),
     }
+}
+
+pub(super) fn capture(global: &Global, args: Capture) -> Result<u8> {
+    let OpenedSources { sources, in_use: live } = open_sources(&args.sources, args.sector_size.as_ref(), args.live)?;
     let repository = open::repository(global)?;
     let watch = Watch::start(global, "capture")?;
     for warning in &live {

@@ -174,6 +174,10 @@ pub(super) fn note_words(note: &Note) -> String {
         Note::Hibernated { detail } => format!("hibernated: {detail}"),
         Note::ReadWhole { reason } => format!("read whole: {reason}"),
         Note::Remark { detail } => detail.clone(),
+        Note::Unknown { kind, rest } => {
+            let words = rest.values().map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned));
+            std::iter::once(kind.replace('_', " ")).chain(words).collect::<Vec<_>>().join(": ")
+        }
     }
 }
 
@@ -220,6 +224,7 @@ pub(super) fn table<const N: usize>(rows: &[[String; N]]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     #[test]
     fn shares_fill_the_room_and_nobody_gets_none() {
@@ -228,6 +233,15 @@ mod tests {
         assert_eq!(shares(&[5; 30], 40).iter().sum::<usize>(), 40);
         assert_eq!(shares(&[5; 30], 10), [1; 30]);
         assert!(shares(&[], 10).is_empty());
+    }
+
+    #[test]
+    fn a_remark_of_tomorrow_is_shown_as_it_is() {
+        let words = |json: serde_json::Value| note_words(&serde_json::from_value(json).unwrap());
+        assert_eq!(words(json!({ "kind": "dirty", "detail": "work left" })), "not cleanly unmounted: work left");
+        assert_eq!(words(json!({ "kind": "of_tomorrow", "detail": "so it is" })), "of tomorrow: so it is");
+        assert_eq!(words(json!({ "kind": "counted", "files": 7 })), "counted: 7");
+        assert_eq!(words(json!({ "kind": "bare" })), "bare");
     }
 
     #[test]

@@ -4,10 +4,13 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "it is the command line")]
 
 mod capture;
+mod confirm;
+mod copy;
 mod draw;
 mod images;
 mod open;
 mod restore;
+mod serve;
 mod upkeep;
 mod watch;
 
@@ -49,6 +52,8 @@ const JSON: &str = "With --json every line on standard output is an object with 
     diff                             diff
     verified                         verify
     plan, restored                   restore
+    plan, copied                     copy, make-stick
+    serving                          serve (one for each export)
     forgotten                        forget (one for each)
     pruned                           prune
     key, key_removed                 key
@@ -106,6 +111,12 @@ enum Command {
     Verify(upkeep::Verify),
     /// Write an image back to disks.
     Restore(restore::Restore),
+    /// Serve an image's disks over NBD, to be read by virtual machines and others.
+    Serve(serve::Serve),
+    /// Copy one disk onto another, without a repository.
+    Copy(copy::Copy),
+    /// Write a bootable stick that also has room for backups.
+    MakeStick(copy::MakeStick),
     /// Remove images. What only they needed is freed by `prune`.
     Forget(images::Forget),
     /// Free the space that no image needs.
@@ -186,6 +197,9 @@ fn run(cli: Cli) -> Result<u8> {
         Command::Diff { old, new } => images::diff(&global, &old, &new),
         Command::Verify(args) => upkeep::verify(&global, &args),
         Command::Restore(args) => restore::restore(&global, args),
+        Command::Serve(args) => serve::serve(&global, &args),
+        Command::Copy(args) => copy::copy(&global, &args),
+        Command::MakeStick(args) => copy::make_stick(&global, &args),
         Command::Forget(args) => images::forget(&global, &args),
         Command::Prune(args) => upkeep::prune(&global, &args),
         Command::Key(args) => upkeep::key(&global, args),

@@ -1,6 +1,5 @@
 //! `imager restore`.
 
-use std::io::{IsTerminal, Write};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,9 +7,9 @@ use std::time::Instant;
 
 use clap::Args;
 
+use super::confirm::confirm;
 use super::watch::Watch;
 use super::{Global, count, open, parse_memory, print_json};
-use crate::disk::identity::Identity;
 use crate::disk::target::{Replace, Target, TargetDisk};
 use crate::error::{Error, Result};
 use crate::memory::Budget;
@@ -233,13 +232,13 @@ fn open_target(
     only.iter().try_for_each(|&number| check_partition(image, number))?;
     let place = partition.and_then(|number| image.table.partitions.iter().find(|p| p.number == number));
     let disk = if is_device {
-        let identity = check_device(&path, repository.store())?;
+        let identity = check_device(&path, repository.store().local_directory().as_deref())?;
         if !args.dry_run {
-            confirm(args, &identity)?;
+            confirm(&args.confirm, &identity)?;
         }
         TargetDisk::open_device(&path)?
     } else {
-        check_file(&path, repository.store())?;
+        check_file(&path, repository.store().local_directory().as_deref())?;
         let size = place.map_or(image.size, |place| place.len);
         open_file(args, &path, size, partition.is_none() && !only.is_empty())?
     };
@@ -258,43 +257,6 @@ fn open_file(args: &Restore, path: &Path, size: u64, some_partitions: bool) -> R
         Ok(_) if args.force && (args.changed_only || some_partitions) => TargetDisk::file_in_place(path, size),
         Ok(len) if args.force => TargetDisk::new_file(path, size.max(len), Replace::Yes),
         _ => TargetDisk::new_file(path, size, Replace::No),
-    }
-}
-
-/// Makes sure that this is the disk that is meant.
-fn confirm(args: &Restore, identity: &Identity) -> Result<()> {
-    let names_it = |given: &String| match &identity.serial {
-        Some(serial) => given == serial,
-        None => Path::new(given).canonicalize().is_ok_and(|path| path == identity.path),
-    };
-    if args.confirm.iter().any(names_it) {
-        return Ok(());
-    }
-    let path = &identity.path;
-    let (what, name) = match &identity.serial {
-        Some(serial) => ("serial number", serial.clone()),
-        None => ("path", path.display().to_string()),
-    };
-    let model = identity.model.as_deref().unwrap_or("a disk");
-    let serial =
-        identity.serial.as_ref().map_or_else(|| "no serial number".into(), |serial| format!("serial {serial}"));
-    let disk = format!("{model}, {serial}, {}", size(identity.size));
-    if !args.confirm.is_empty() || !std::io::stdin().is_terminal() {
-        let why = if args.confirm.is_empty() { "" } else { ", which --confirm does not name" };
-        return Err(Error::refused(
-            path,
-            format!("it is {disk}{why}; to overwrite it, give its {what}: --confirm {name}"),
-        ));
-    }
-    eprintln!("{} will be overwritten: {disk}", path.display());
-    eprint!("Type its {what} to go on: ");
-    let _ = std::io::stderr().flush();
-    let mut typed = String::new();
-    std::io::stdin().read_line(&mut typed).map_err(Error::io("read from", "the terminal"))?;
-    if names_it(&typed.trim().to_owned()) {
-        Ok(())
-    } else {
-        Err(Error::refused(path, format!("that is not its {what}")))
     }
 }
 

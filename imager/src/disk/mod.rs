@@ -2,6 +2,7 @@
 //!
 //! Must not know: partition tables, file systems, repositories.
 
+pub(crate) mod guard;
 pub mod identity;
 pub mod source;
 mod sys;

@@ -267,12 +267,11 @@ impl Target for TargetDisk {
             return Ok(());
         }
         let file = self.file()?;
-        let mode = if self.kind == Kind::Device {
-            FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE
-        } else {
-            FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE
-        };
-        if rustix::fs::fallocate(file, mode, extent.start, extent.len).is_ok() {
+        // On a device the first is granted only where the freed space is sure to read as zeros.
+        let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        let zeros = FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE;
+        let modes = if self.kind == Kind::Device { &[hole, zeros][..] } else { &[hole] };
+        if modes.iter().any(|mode| rustix::fs::fallocate(file, *mode, extent.start, extent.len).is_ok()) {
             return Ok(());
         }
         // No such service here, or not at this alignment.

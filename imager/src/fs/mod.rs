@@ -128,6 +128,15 @@ pub enum Note {
         /// The line.
         detail: String,
     },
+    /// What a newer program remarked: the kinds are open.
+    #[serde(untagged)]
+    Unknown {
+        /// Its kind.
+        kind: String,
+        /// What else it says.
+        #[serde(flatten)]
+        rest: serde_json::Map<String, serde_json::Value>,
+    },
 }
 
 /// A file that a system makes anew when it is missing or stale.

@@ -18,6 +18,7 @@ use serde::Serialize;
 use self::rewrite::rewrite;
 use self::survey::{Survey, chunks_of, needed_chunks, survey, unfinished_sessions};
 use crate::capture::KnownChunks;
+use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::progress::{Phase, Progress};
 use crate::repo::Repository;
@@ -78,11 +79,19 @@ pub struct Pruned {
 /// [`Error::Busy`] when another prune is running; [`Error::Damaged`] when it cannot be known what images need,
 /// in which case nothing is deleted; what the store says.
 pub fn prune(repository: &Arc<Repository>, options: &Options, progress: &Progress) -> Result<Pruned> {
+    prune_by(&Clock::of_this_machine(), repository, options, progress)
+}
+
+/// As [`prune`], by another clock than this machine's.
+///
+/// # Errors
+/// As [`prune`].
+pub fn prune_by(clock: &Clock, repository: &Arc<Repository>, options: &Options, progress: &Progress) -> Result<Pruned> {
     progress.begin(Phase::Planning, 0);
     let mut pruned = Pruned::default();
     let host = crate::machine::this_machine().hostname.unwrap_or_default();
-    let session = Session::start(repository, Work::Prune, &host)?;
-    let result = prune_as(repository, &session, options, progress, &mut pruned);
+    let session = Session::start_by(clock.clone(), repository, Work::Prune, &host)?;
+    let result = Job { repository, session: &session, options, progress }.run(&mut pruned);
     // A prune that failed leaves nothing that its session would protect.
     if let Err(error) = session.end() {
         pruned.warnings.push(format!("the next prune may have to wait for half an hour: {error}"));
@@ -90,86 +99,166 @@ pub fn prune(repository: &Arc<Repository>, options: &Options, progress: &Progres
     result.map(|()| pruned)
 }
 
-fn prune_as(
-    repository: &Arc<Repository>,
-    session: &Session,
-    options: &Options,
-    progress: &Progress,
-    pruned: &mut Pruned,
-) -> Result<()> {
-    let now = store_time(repository, session)?;
-    let others = other_sessions(repository, session, now)?;
-    if let Some(other) = others.iter().find(|other| other.is_prune && other.is_live) {
-        return Err(Error::Busy(format!(
-            "another prune is running on {}, or was cut off there less than {} minutes ago",
-            other.host,
-            PRUNE_STALE_AFTER.as_mins()
-        )));
-    }
-    if options.dry_run == DryRun::No {
-        forget_unfinished(repository, &others)?;
-    }
-    finish_earlier(repository, &others, options, progress, pruned)?;
-    let doomed: HashSet<PackId> = repository.doomed()?.lists.into_iter().flat_map(|(_, list)| list.packs).collect();
-    let survey = survey(repository, &doomed, &others, options, progress)?;
-    if !survey.doubtful.is_empty() {
-        pruned.warnings.push(format!(
-            "{} packs cannot be read and are kept: images miss chunks that may be in them. `imager verify` says more",
-            survey.doubtful.len()
-        ));
-    }
-    pruned.before = survey.inventory.stored.values().map(|pack| pack.size).sum();
-    pruned.unfinished = survey.unfinished;
-    let gain: u64 =
-        survey.drop.iter().chain(survey.rewrite.iter().map(|pack| &pack.id)).map(|id| survey.size(*id)).sum();
-    if options.dry_run == DryRun::Yes {
-        pruned.freed += gain;
-        pruned.rewritten = survey.rewrite_bytes;
-        return Ok(());
-    }
-    let mut rewritten = Vec::new();
-    let mut dooms = survey.drop.clone();
-    match rewrite(repository, session.id, &survey, options, progress, &mut rewritten) {
-        Ok(()) => dooms.extend(survey.rewrite.iter().map(|pack| pack.id)),
-        // A full store is what a prune is to help with: what needs no new pack goes all the same.
-        Err(error @ Error::Store { operation: "write", .. }) if !dooms.is_empty() => {
-            pruned.warnings.push(format!("packs that are needed in part stay as they are: {error}"));
-            dooms.extend(rewritten.drain(..).map(|pack| pack.id));
-        }
-        Err(error) => return Err(error),
-    }
-    pruned.rewritten = rewritten.iter().map(|pack| pack.size).sum();
-    consolidate_index(repository, &survey, &rewritten, &dooms)?;
-    if !dooms.is_empty() {
-        progress.begin(Phase::Finishing, 0);
-        doom(repository, session, dooms, gain, options, progress, pruned)?;
-    }
-    pruned.freed += repository.store().remove_debris(now - CAPTURE_STALE_AFTER)?;
-    sweep_sessions(repository, &others, options)
+/// A prune at work.
+struct Job<'a> {
+    repository: &'a Arc<Repository>,
+    session: &'a Session,
+    options: &'a Options,
+    progress: &'a Progress,
 }
 
-/// Dooms packs, and deletes them if no capture is running.
-fn doom(
-    repository: &Arc<Repository>,
-    session: &Session,
-    packs: Vec<PackId>,
-    gain: u64,
-    options: &Options,
-    progress: &Progress,
-    pruned: &mut Pruned,
-) -> Result<()> {
-    // The order is what makes this safe: first doom, then look for captures.
-    let mut list = Doomed { version: FORMAT_VERSION, packs, waits_for: Vec::new() };
-    let name = repository.write_object(Kind::Doomed, &to_json(&list)?)?;
-    let running = other_sessions(repository, session, store_time(repository, session)?)?;
-    list.waits_for = live_captures(&running).map(|other| other.id).collect();
-    if list.waits_for.is_empty() {
-        return delete_doomed(repository, &name, list, &running, options, progress, pruned);
+impl Job<'_> {
+    fn run(&self, pruned: &mut Pruned) -> Result<()> {
+        let Self { repository, session, options, progress } = *self;
+        let now = store_time(repository, session)?;
+        let others = other_sessions(repository, session, now)?;
+        if let Some(other) = others.iter().find(|other| other.is_prune && other.is_live) {
+            return Err(Error::Busy(format!(
+                "another prune is running on {}, or was cut off there less than {} minutes ago",
+                other.host,
+                PRUNE_STALE_AFTER.as_mins()
+            )));
+        }
+        if options.dry_run == DryRun::No {
+            forget_unfinished(repository, &others)?;
+        }
+        self.finish_earlier(&others, pruned)?;
+        let doomed: HashSet<PackId> = repository.doomed()?.lists.into_iter().flat_map(|(_, list)| list.packs).collect();
+        let survey = survey(repository, &doomed, &others, options, progress)?;
+        if !survey.doubtful.is_empty() {
+            pruned.warnings.push(format!(
+                "{} packs cannot be read and are kept: images miss chunks that may be in them. `imager verify` says more",
+                survey.doubtful.len()
+            ));
+        }
+        pruned.before = survey.inventory.stored.values().map(|pack| pack.size).sum();
+        pruned.unfinished = survey.unfinished;
+        let gain: u64 =
+            survey.drop.iter().chain(survey.rewrite.iter().map(|pack| &pack.id)).map(|id| survey.size(*id)).sum();
+        if options.dry_run == DryRun::Yes {
+            pruned.freed += gain;
+            pruned.rewritten = survey.rewrite_bytes;
+            return Ok(());
+        }
+        let mut rewritten = Vec::new();
+        let mut dooms = survey.drop.clone();
+        match rewrite(repository, session.id, &survey, options, progress, &mut rewritten) {
+            Ok(()) => dooms.extend(survey.rewrite.iter().map(|pack| pack.id)),
+            // A full store is what a prune is to help with: what needs no new pack goes all the same.
+            Err(error @ Error::Store { operation: "write", .. }) if !dooms.is_empty() => {
+                pruned.warnings.push(format!("packs that are needed in part stay as they are: {error}"));
+                dooms.extend(rewritten.drain(..).map(|pack| pack.id));
+            }
+            Err(error) => return Err(error),
+        }
+        pruned.rewritten = rewritten.iter().map(|pack| pack.size).sum();
+        consolidate_index(repository, &survey, &rewritten, &dooms)?;
+        if !dooms.is_empty() {
+            progress.begin(Phase::Finishing, 0);
+            self.doom(dooms, gain, pruned)?;
+        }
+        pruned.freed += repository.store().remove_debris(now - CAPTURE_STALE_AFTER)?;
+        sweep_sessions(repository, &others, options)
     }
-    repository.replace_object(Kind::Doomed, &name, &to_json(&list)?)?;
-    pruned.waiting += gain;
-    pruned.waits_for.extend(live_captures(&running).map(|other| other.host.clone()));
-    Ok(())
+
+    /// Dooms packs, and deletes them if no capture is running.
+    fn doom(&self, packs: Vec<PackId>, gain: u64, pruned: &mut Pruned) -> Result<()> {
+        let Self { repository, session, .. } = *self;
+        // The order is what makes this safe: first doom, then look for captures.
+        let mut list = Doomed { version: FORMAT_VERSION, packs, waits_for: Vec::new() };
+        let name = repository.write_object(Kind::Doomed, &to_json(&list)?)?;
+        let running = other_sessions(repository, session, store_time(repository, session)?)?;
+        list.waits_for = live_captures(&running).map(|other| other.id).collect();
+        if list.waits_for.is_empty() {
+            return self.delete_doomed(&name, &list, &running, pruned);
+        }
+        repository.replace_object(Kind::Doomed, &name, &to_json(&list)?)?;
+        pruned.waiting += gain;
+        pruned.waits_for.extend(live_captures(&running).map(|other| other.host.clone()));
+        Ok(())
+    }
+
+    /// Deletes what earlier prunes have doomed, if the captures they wait for are over.
+    fn finish_earlier(&self, others: &[Other], pruned: &mut Pruned) -> Result<()> {
+        let Self { repository, options, .. } = *self;
+        let doomed = repository.doomed()?;
+        for name in doomed.unreadable.iter().filter(|_| options.dry_run == DryRun::No) {
+            // No prune but this one is running, so nobody will delete anything that this list named.
+            repository.store().delete(name)?;
+        }
+        let live: HashSet<SessionId> = live_captures(others).map(|other| other.id).collect();
+        for (name, mut list) in doomed.lists {
+            // A list without a word on whom it waits for may be of a prune that was killed before it looked:
+            // whoever runs now may have begun before it.
+            let looked = !list.waits_for.is_empty();
+            let waits = if looked { list.waits_for.iter().any(|id| live.contains(id)) } else { !live.is_empty() };
+            if options.dry_run == DryRun::No && !waits {
+                self.delete_doomed(&name, &list, others, pruned)?;
+                continue;
+            }
+            if options.dry_run == DryRun::No && !looked {
+                // Not for those that begin later: in a large fleet some capture is always running.
+                list.waits_for = live.iter().copied().collect();
+                repository.replace_object(Kind::Doomed, &name, &to_json(&list)?)?;
+            }
+            pruned.waits_for.extend(live_captures(others).map(|other| other.host.clone()));
+        }
+        Ok(())
+    }
+
+    /// Deletes doomed packs, after a last look whether anything needs them.
+    fn delete_doomed(&self, name: &str, list: &Doomed, others: &[Other], pruned: &mut Pruned) -> Result<()> {
+        let Self { repository, session, options, progress } = *self;
+        let doomed: HashSet<PackId> = list.packs.iter().copied().collect();
+        // What another list dooms may be gone in a moment. Its prune has the same thought about ours: whichever of
+        // the two lists was written last, its prune sees the other.
+        let others_doom = repository.doomed()?.lists.into_iter().filter(|(other, _)| other != name);
+        let others_doom: HashSet<PackId> = others_doom.flat_map(|(_, list)| list.packs).collect();
+        // Chunks that an image needs and that only a doomed pack has keep that pack.
+        let needed = needed_chunks(repository, progress)?;
+        let (mut elsewhere, mut here) = (KnownChunks::default(), KnownChunks::default());
+        let mut packs: Vec<(PackId, u64, SessionId, Vec<u128>)> = Vec::new();
+        let inventory = repository.for_each_pack(&mut |pack| {
+            let chunks = chunks_of(pack).filter(|chunk| needed.contains(chunk));
+            if doomed.contains(&pack.id) {
+                let chunks: Vec<u128> = chunks.collect();
+                here.extend(&chunks);
+                packs.push((pack.id, pack.size, pack.directory.session, chunks));
+            } else if !others_doom.contains(&pack.id) {
+                elsewhere.extend(chunks);
+            }
+            Ok(())
+        })?;
+        let kept_sessions = unfinished_sessions(others, options);
+        let mut deletes: HashMap<PackId, u64> = packs
+            .into_iter()
+            .filter(|(_, _, session, chunks)| {
+                !kept_sessions.contains(session) && chunks.iter().all(|chunk| elsewhere.contains(chunk))
+            })
+            .map(|(id, size, _, _)| (id, size))
+            .collect();
+        if needed.iter().all(|chunk| elsewhere.contains(chunk) || here.contains(chunk)) {
+            let unreadable = inventory.damaged.iter().map(|(id, _)| *id).filter(|id| doomed.contains(id));
+            deletes.extend(unreadable.map(|id| (id, inventory.stored.get(&id).map_or(0, |pack| pack.size))));
+        }
+        // All this is worth nothing if others took this prune for dead meanwhile: they may have done away with the list,
+        // and captures may rely on its packs again.
+        session.must_have_been_heard()?;
+        if !repository.store().list(Kind::Doomed.folder())?.iter().any(|object| object.name == name) {
+            return Err(Error::Busy(format!("{name} was taken away by somebody else; run it again")));
+        }
+        // Otherwise a loss of power could bring back an image without its packs.
+        repository.store().flush_deletes(Kind::Image.folder())?;
+        drop_from_index(repository, &inventory, &deletes)?;
+        for (id, size) in &deletes {
+            progress.check()?;
+            session.must_have_been_heard()?;
+            repository.store().delete(&object_name(*id))?;
+            pruned.freed += size;
+            pruned.packs_deleted += 1;
+        }
+        repository.store().delete(name)
+    }
 }
 
 /// Removes the halves of manifests that captures left which are over.
@@ -216,91 +305,6 @@ fn other_sessions(repository: &Repository, session: &Session, now: Timestamp) ->
             Other { id, host, is_prune, is_live, age: now.duration_since(modified) }
         })
         .collect())
-}
-
-/// Deletes what earlier prunes have doomed, if the captures they wait for are over.
-fn finish_earlier(
-    repository: &Arc<Repository>,
-    others: &[Other],
-    options: &Options,
-    progress: &Progress,
-    pruned: &mut Pruned,
-) -> Result<()> {
-    let doomed = repository.doomed()?;
-    for name in doomed.unreadable.iter().filter(|_| options.dry_run == DryRun::No) {
-        // No prune but this one is running, so nobody will delete anything that this list named.
-        repository.store().delete(name)?;
-    }
-    let live: HashSet<SessionId> = live_captures(others).map(|other| other.id).collect();
-    for (name, mut list) in doomed.lists {
-        // A list without a word on whom it waits for may be of a prune that was killed before it looked:
-        // whoever runs now may have begun before it.
-        let looked = !list.waits_for.is_empty();
-        let waits = if looked { list.waits_for.iter().any(|id| live.contains(id)) } else { !live.is_empty() };
-        if options.dry_run == DryRun::No && !waits {
-            delete_doomed(repository, &name, list, others, options, progress, pruned)?;
-            continue;
-        }
-        if options.dry_run == DryRun::No && !looked {
-            // Not for those that begin later: in a large fleet some capture is always running.
-            list.waits_for = live.iter().copied().collect();
-            repository.replace_object(Kind::Doomed, &name, &to_json(&list)?)?;
-        }
-        pruned.waits_for.extend(live_captures(others).map(|other| other.host.clone()));
-    }
-    Ok(())
-}
-
-/// Deletes doomed packs, after a last look whether anything needs them.
-fn delete_doomed(
-    repository: &Arc<Repository>,
-    name: &str,
-    list: Doomed,
-    others: &[Other],
-    options: &Options,
-    progress: &Progress,
-    pruned: &mut Pruned,
-) -> Result<()> {
-    let doomed: HashSet<PackId> = list.packs.iter().copied().collect();
-    // What another list dooms may be gone in a moment. Its prune has the same thought about ours: whichever of
-    // the two lists was written last, its prune sees the other.
-    let others_doom = repository.doomed()?.lists.into_iter().filter(|(other, _)| other != name);
-    let others_doom: HashSet<PackId> = others_doom.flat_map(|(_, list)| list.packs).collect();
-    // Chunks that an image needs and that only a doomed pack has keep that pack.
-    let needed = needed_chunks(repository, progress)?;
-    let (mut elsewhere, mut here) = (KnownChunks::default(), KnownChunks::default());
-    let mut packs: Vec<(PackId, u64, SessionId, Vec<u128>)> = Vec::new();
-    let inventory = repository.for_each_pack(&mut |pack| {
-        let chunks = chunks_of(pack).filter(|chunk| needed.contains(chunk));
-        if doomed.contains(&pack.id) {
-            let chunks: Vec<u128> = chunks.collect();
-            here.extend(&chunks);
-            packs.push((pack.id, pack.size, pack.directory.session, chunks));
-        } else if !others_doom.contains(&pack.id) {
-            elsewhere.extend(chunks);
-        }
-        Ok(())
-    })?;
-    let kept_sessions = unfinished_sessions(others, options);
-    let mut deletes: HashMap<PackId, u64> = packs
-        .into_iter()
-        .filter(|(_, _, session, chunks)| {
-            !kept_sessions.contains(session) && chunks.iter().all(|chunk| elsewhere.contains(chunk))
-        })
-        .map(|(id, size, _, _)| (id, size))
-        .collect();
-    if needed.iter().all(|chunk| elsewhere.contains(chunk) || here.contains(chunk)) {
-        let unreadable = inventory.damaged.iter().map(|(id, _)| *id).filter(|id| doomed.contains(id));
-        deletes.extend(unreadable.map(|id| (id, inventory.stored.get(&id).map_or(0, |pack| pack.size))));
-    }
-    drop_from_index(repository, &inventory, &deletes)?;
-    for (id, size) in &deletes {
-        progress.check()?;
-        repository.store().delete(&object_name(*id))?;
-        pruned.freed += size;
-        pruned.packs_deleted += 1;
-    }
-    repository.store().delete(name)
 }
 
 /// Replaces index objects that name deleted packs. Done before the packs go, so that no index names a pack that

@@ -10,7 +10,7 @@ use crate::capture::{KnownChunks, short};
 use crate::error::Result;
 use crate::progress::Progress;
 use crate::repo::Repository;
-use crate::repo::block_map::Run;
+use crate::repo::block_map::{Run, SubtreeContent};
 use crate::repo::index::{IndexedPack, Inventory};
 use crate::repo::pack::{PackId, SessionId};
 
@@ -28,7 +28,7 @@ pub(super) fn needed_chunks(repository: &Repository, progress: &Progress) -> Res
     let (mut reader, _) = map_reader(repository, &HashSet::new(), &mut |_| Ok(()))?;
     let mut needed = KnownChunks::default();
     // Nodes whose children are known to be needed already.
-    let mut entered: HashSet<([u8; 32], u64, u64)> = HashSet::new();
+    let mut entered: HashSet<SubtreeContent> = HashSet::new();
     for (_, manifest) in &images {
         for region in manifest.disks.iter().flat_map(|disk| &disk.regions) {
             progress.check()?;
@@ -37,9 +37,9 @@ pub(super) fn needed_chunks(repository: &Repository, progress: &Progress) -> Res
             let walked = reader.walk_into(
                 root,
                 region.len,
-                |id, start| {
-                    nodes.insert(short(id));
-                    entered.insert((id.0, start, region.len))
+                |tree| {
+                    nodes.insert(short(tree.id));
+                    entered.insert(tree.content())
                 },
                 |record| {
                     if let Run::Chunk(id) = record.run {

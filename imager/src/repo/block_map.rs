@@ -28,7 +28,7 @@ use crate::read_at::field;
 
 /// Bytes that one leaf describes.
 pub const SPAN: u64 = 16 << 20;
-pub(super) const FANOUT: u64 = 1024;
+pub(crate) const FANOUT: u64 = 1024;
 pub(super) const LEAF_RECORD: usize = 40;
 pub(super) const NODE_RECORD: usize = 36;
 /// The id that stands for zeros.
@@ -297,6 +297,36 @@ pub fn node_children(bytes: &[u8]) -> Result<Vec<(u64, ChunkId)>, Malformed> {
     Ok(children)
 }
 
+/// A leaf or node, and the run of the region that it describes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Subtree {
+    /// Its id.
+    pub id: ChunkId,
+    /// Levels below it: 0 for a leaf.
+    pub height: u32,
+    /// First byte, relative to the region.
+    pub start: u64,
+    /// Length in bytes.
+    pub len: u64,
+}
+
+/// What a subtree says of the run that it describes, wherever that is: two with the same content are the same.
+pub type SubtreeContent = (ChunkId, u32, u64);
+
+impl Subtree {
+    fn new(id: ChunkId, height: u32, start: u64, region_len: u64) -> Self {
+        let span = SPAN.saturating_mul(FANOUT.saturating_pow(height));
+        Self { id, height, start, len: span.min(region_len.saturating_sub(start)) }
+    }
+
+    /// Whoever has gone into it once knows whatever it has. A map may name one node many times, and on many levels
+    /// that is more often than anybody can count.
+    #[must_use]
+    pub fn content(&self) -> SubtreeContent {
+        (self.id, self.height, self.len)
+    }
+}
+
 /// What a walk over a block map asks of its caller.
 pub trait Visitor {
     /// The content of a leaf or node.
@@ -305,10 +335,13 @@ pub trait Visitor {
     /// Whatever keeps the walk from going on.
     fn fetch(&mut self, id: ChunkId) -> Result<Vec<u8>>;
 
-    /// Whether to go into the leaf or node `id`, which begins at byte `start` of the region.
-    fn enter(&mut self, _id: ChunkId, _start: u64) -> bool {
+    /// Whether to go into it.
+    fn enter(&mut self, _subtree: Subtree) -> bool {
         true
     }
+
+    /// All of it was visited.
+    fn leave(&mut self, _subtree: Subtree) {}
 
     /// A record of a leaf, in ascending order.
     ///
@@ -330,26 +363,32 @@ pub fn walk(root: Root, region_len: u64, visitor: &mut impl Visitor) -> Result<(
     if root.height != height_for(region_len) {
         return Err(visitor.malformed(root.id, "a block map of another height than its region needs"));
     }
-    walk_below(root.id, root.height, 0, region_len, visitor)
+    walk_below(Subtree::new(root.id, root.height, 0, region_len), region_len, visitor)
 }
 
-fn walk_below(id: ChunkId, height: u32, start: u64, region_len: u64, visitor: &mut impl Visitor) -> Result<()> {
-    if !visitor.enter(id, start) {
+fn walk_below(subtree: Subtree, region_len: u64, visitor: &mut impl Visitor) -> Result<()> {
+    if !visitor.enter(subtree) {
         return Ok(());
     }
+    let Subtree { id, height, start, .. } = subtree;
     let bytes = visitor.fetch(id)?;
     if height == 0 {
         let records = leaf_records(&bytes, start, region_len).map_err(|what| visitor.malformed(id, what))?;
-        return records.into_iter().try_for_each(|record| visitor.record(record));
+        records.into_iter().try_for_each(|record| visitor.record(record))?;
+        visitor.leave(subtree);
+        return Ok(());
     }
     let child_span = SPAN.saturating_mul(FANOUT.saturating_pow(height - 1));
     for (number, child) in node_children(&bytes).map_err(|what| visitor.malformed(id, what))? {
         let child_start = number.checked_mul(child_span).and_then(|offset| start.checked_add(offset));
         match child_start.filter(|&child_start| child_start < region_len) {
-            Some(child_start) => walk_below(child, height - 1, child_start, region_len, visitor)?,
+            Some(child_start) => {
+                walk_below(Subtree::new(child, height - 1, child_start, region_len), region_len, visitor)?;
+            }
             None => return Err(visitor.malformed(id, "a node of a block map reaches past its region")),
         }
     }
+    visitor.leave(subtree);
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use super::config::{CONFIG, ChunkSizes, Config, FORMAT_VERSION, Hex, KEYS, KeySl
 use super::frame::coded_len_max;
 use super::index::INDEX_OBJECT_BYTES;
 use super::manifest::{DISK_BYTES_MAX, DiskImage, Manifest, Region, Stats, Volume};
-use super::object::{self, Kind, PAYLOAD_MAX};
+use super::object::{self, Kind};
 use super::pack::{self, DIRECTORY_MAX, DIRECTORY_NONCE, FRAME_MAX, PackId};
 use super::seal::{MasterSecret, Suite, TAG_LEN};
 use super::session::{CAPTURE_STALE_AFTER, Doomed, HEARTBEAT, SessionRecord, Work};
@@ -53,7 +53,10 @@ fn sizes_and_bounds() {
         ("frame before compression, and chunk", u64::from(FRAME_MAX), " bytes"),
         ("chunks in a frame", u64::from(u16::MAX), ""),
         ("directory before compression", u64::from(DIRECTORY_MAX), " bytes"),
-        ("payload of a sealed object", PAYLOAD_MAX, " bytes"),
+        ("payload of an object in `images`", Kind::Image.payload_max(), " bytes"),
+        ("payload of an object in `index`", Kind::Index.payload_max(), " bytes"),
+        ("payload of an object in `sessions`", Kind::Session.payload_max(), " bytes"),
+        ("payload of an object in `doomed`", Kind::Doomed.payload_max(), " bytes"),
         ("index object: closed by its writer from", INDEX_OBJECT_BYTES as u64, " bytes"),
         ("all disks of an image together", DISK_BYTES_MAX, " bytes"),
         ("Argon2id memory", u64::from(MEMORY_KIB_MAX), " KiB"),

@@ -74,7 +74,7 @@ pub struct DiskImage {
     /// What could not be read, in bytes of the disk. Restored as zeros.
     pub unreadable: Vec<Extent>,
     /// What should be known about it.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_empty")]
     pub warnings: Vec<String>,
 }
 
@@ -100,11 +100,20 @@ pub struct Volume {
     /// Bytes in use, as its allocation map says.
     pub used: u64,
     /// What should be known about it.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_empty")]
     pub notes: Vec<Note>,
     /// Files whose content was left out on request.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "null_is_empty", skip_serializing_if = "Vec::is_empty")]
     pub left_out: Vec<String>,
+}
+
+/// What may be absent may be null, too.
+fn null_is_empty<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
 /// A run of the disk with one grid of 4 KiB blocks.
@@ -163,7 +172,8 @@ impl Repository {
     /// # Errors
     /// What the store says.
     pub fn forget_image(&self, id: ImageId) -> Result<()> {
-        self.store().delete(&object_name(id))
+        self.store().delete(&object_name(id))?;
+        self.store().flush_deletes(Kind::Image.folder())
     }
 
     /// The ids of all images.
@@ -378,6 +388,39 @@ mod tests {
         manifest["from_the_future"] = json!({ "deep": [1, 2, 3] });
         manifest["disks"][0]["regions"][1].as_object_mut().unwrap().remove("root");
         assert_eq!(parse(&manifest).unwrap().disks[0].regions[1].root, None);
+    }
+
+    #[test]
+    fn a_remark_of_a_kind_of_tomorrow_is_read_and_kept() {
+        let mut manifest = sample();
+        let notes = json!([
+            { "kind": "of_tomorrow", "detail": "what is not known today", "weight": [1, u64::MAX] },
+            { "kind": "read_whole", "reason": "no map" },
+            { "kind": "bare" },
+        ]);
+        let volume = json!({
+            "partition": 1, "start": 1 << 20, "len": 9 << 20, "kind": "fs_of_tomorrow", "block_size": 4096, "used": 1,
+            "notes": notes,
+        });
+        manifest["disks"][0]["volumes"] = json!([volume]);
+        let found = parse(&manifest).unwrap();
+        let found_notes = &found.disks[0].volumes[0].notes;
+        assert!(matches!(&found_notes[0], Note::Unknown { kind, .. } if kind == "of_tomorrow"), "{found_notes:?}");
+        assert_eq!(found_notes[1], Note::ReadWhole { reason: "no map".into() });
+        assert_eq!(json!(found)["disks"][0]["volumes"][0]["notes"], notes);
+        manifest["disks"][0]["volumes"][0]["notes"] = json!([{ "detail": "no kind at all" }]);
+        assert!(matches!(parse(&manifest), Err(Error::Damaged { .. })));
+    }
+
+    #[test]
+    fn a_list_that_may_be_absent_may_be_null() {
+        let mut manifest = sample();
+        let volume = json!({
+            "start": 0, "len": 1, "kind": "ext4", "block_size": 4096, "used": 1, "notes": null, "left_out": null,
+        });
+        manifest["disks"][0]["warnings"] = Value::Null;
+        manifest["disks"][0]["volumes"] = json!([volume]);
+        assert!(parse(&manifest).unwrap().disks[0].volumes[0].notes.is_empty());
     }
 
     #[test]

@@ -153,7 +153,7 @@ impl Repository {
     /// # Errors
     /// [`Error::Damaged`], or what the store says.
     pub fn read_object(&self, kind: Kind, name: &str) -> Result<Vec<u8>> {
-        object::open(&self.secret, kind, name, &self.store.get(name)?)
+        object::open(&self.secret, kind, name, &self.store.get_at_most(name, kind.object_max())?)
     }
 
     /// Seals and writes a small object under a new random name, which it returns.
@@ -215,7 +215,9 @@ impl Repository {
         if !keys.iter().any(|(found, slot)| found != id && slot.is_ok()) {
             return Err(Error::Usage("the last key slot stays: without it nothing could be read".into()));
         }
-        self.store.delete(&format!("{KEYS}/{id}"))
+        self.store.delete(&format!("{KEYS}/{id}"))?;
+        // A password that was taken away must not be back after a loss of power.
+        self.store.flush_deletes(KEYS)
     }
 
     fn must_be_encrypted(&self) -> Result<()> {

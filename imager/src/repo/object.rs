@@ -15,15 +15,13 @@
 
 use bytes::Bytes;
 
-use super::frame::decompress_all;
+use super::frame::{coded_len_max, decompress_all};
 use super::seal::{MasterSecret, TAG_LEN, random};
 use crate::error::{Error, Result};
 use crate::read_at::field;
 
 pub(super) const MAGIC: &[u8; 8] = b"LBOAT-1\n";
 const HEADER_LEN: usize = 32;
-/// No payload is larger: 1 GiB.
-pub(super) const PAYLOAD_MAX: u64 = 1 << 30;
 
 /// What a sealed object holds; each kind has its folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +48,22 @@ impl Kind {
         }
     }
 
+    /// Bytes that a payload of this kind has before compression, at most. An object of an index is closed when it has
+    /// 16 MiB, and its last pack's directory may have 256 MiB.
+    pub(super) fn payload_max(self) -> u64 {
+        match self {
+            Self::Image => 64 << 20,
+            Self::Index => 288 << 20,
+            Self::Session => 1 << 20,
+            Self::Doomed => 256 << 20,
+        }
+    }
+
+    /// Bytes that an object of this kind has, at most.
+    pub(super) fn object_max(self) -> u64 {
+        coded_len_max(self.payload_max()) + (HEADER_LEN + TAG_LEN) as u64
+    }
+
     pub(super) fn tag(self) -> &'static [u8; 4] {
         match self {
             Self::Image => b"IMGE",
@@ -63,9 +77,9 @@ impl Kind {
 /// Compresses and seals `payload` as the object `name`.
 ///
 /// # Errors
-/// When the system gives no randomness, or the payload is larger than 1 GiB.
+/// When the system gives no randomness, or the payload is larger than its kind may be.
 pub fn seal(secret: &MasterSecret, kind: Kind, name: &str, payload: &[u8]) -> Result<Bytes> {
-    if payload.len() as u64 > PAYLOAD_MAX {
+    if payload.len() as u64 > kind.payload_max() {
         return Err(Error::Internal(format!("{name} would have {} bytes", payload.len())));
     }
     let nonce = random::<12>()?;
@@ -95,8 +109,11 @@ pub fn open(secret: &MasterSecret, kind: Kind, name: &str, object: &[u8]) -> Res
         return Err(damaged(8, "an object of another kind"));
     }
     let nonce = header.get(12..24).and_then(|n| n.try_into().ok()).ok_or_else(|| damaged(12, "no nonce"))?;
-    let payload_len = field::le64(header, 24).filter(|&len| len <= PAYLOAD_MAX);
-    let payload_len = payload_len.ok_or_else(|| damaged(24, "a payload of impossible length"))?;
+    let payload_len = field::le64(header, 24).ok_or_else(|| damaged(24, "no length"))?;
+    if payload_len > kind.payload_max() {
+        let what = format!("its payload claims {payload_len} bytes, and may have {}", kind.payload_max());
+        return Err(damaged(24, &what));
+    }
     if body.len() < TAG_LEN {
         return Err(damaged(HEADER_LEN, "cut short"));
     }
@@ -139,11 +156,11 @@ mod tests {
     }
 
     /// Seals a payload that claims to have `payload_len` bytes, which only somebody with the key can.
-    fn forge(secret: &MasterSecret, payload: &[u8], payload_len: u64) -> Vec<u8> {
-        let mut header = [MAGIC.as_slice(), b"INDX", &[0; 12], &payload_len.to_le_bytes()].concat();
+    fn forge(secret: &MasterSecret, kind: Kind, payload: &[u8], payload_len: u64) -> Vec<u8> {
+        let mut header = [MAGIC.as_slice(), kind.tag(), &[0; 12], &payload_len.to_le_bytes()].concat();
         let mut body = zstd::bulk::compress(payload, 3).unwrap();
         let aad = [header.as_slice(), b"index/a"].concat();
-        secret.sealing_key("object", b"INDX").seal([0; 12], &aad, &mut body).unwrap();
+        secret.sealing_key("object", kind.tag()).seal([0; 12], &aad, &mut body).unwrap();
         header.extend_from_slice(&body);
         header
     }
@@ -151,10 +168,30 @@ mod tests {
     #[test]
     fn a_forged_length_is_noticed() {
         let secret = MasterSecret::new(Suite::Aes256Gcm, [9; 32], [1; 16]);
-        let open = |len| open(&secret, Kind::Index, "index/a", &forge(&secret, b"hello", len));
+        let open = |len| open(&secret, Kind::Index, "index/a", &forge(&secret, Kind::Index, b"hello", len));
         assert_eq!(open(5).unwrap(), b"hello");
-        for len in [0, 4, 6, PAYLOAD_MAX, PAYLOAD_MAX + 1, u64::MAX] {
+        let most = Kind::Index.payload_max();
+        for len in [0, 4, 6, most, most + 1, u64::MAX] {
             assert!(matches!(open(len), Err(Error::Damaged { offset: 24, .. })), "{len}");
+        }
+    }
+
+    #[test]
+    fn a_payload_is_no_larger_than_its_kind_may_be() {
+        let secret = MasterSecret::new(Suite::Blake3, [9; 32], [1; 16]);
+        for kind in [Kind::Image, Kind::Session] {
+            let most = usize::try_from(kind.payload_max()).unwrap();
+            for (len, is_sound) in [(most, true), (most + 1, false)] {
+                let object = forge(&secret, kind, &vec![0; len], len as u64);
+                match open(&secret, kind, "index/a", &object) {
+                    Ok(payload) => assert!(is_sound && payload.len() == len, "{kind:?} {len}"),
+                    Err(Error::Damaged { offset: 24, what, .. }) => {
+                        assert!(!is_sound && what.contains(&format!("claims {len} bytes")), "{kind:?}: {what}");
+                    }
+                    Err(error) => panic!("{kind:?}: {error}"),
+                }
+            }
+            assert!(seal(&secret, kind, "index/a", &vec![0; most + 1]).is_err());
         }
     }
 

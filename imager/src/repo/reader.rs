@@ -8,7 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use super::Repository;
-use super::block_map::{self, Record, Root};
+use super::block_map::{self, Record, Root, Subtree};
 use super::index::IndexedPack;
 use super::pack::{ChunkEntry, ChunkId, Content, FrameEntry, PackId, object_name};
 use crate::error::{Error, Result};
@@ -110,10 +110,10 @@ impl<'r> ChunkReader<'r> {
     /// # Errors
     /// As [`ChunkReader::chunk`]; what `visit` says.
     pub fn walk(&mut self, root: Root, region_len: u64, visit: impl FnMut(Record) -> Result<()>) -> Result<()> {
-        self.walk_into(root, region_len, |_, _| true, visit)
+        self.walk_into(root, region_len, |_| true, visit)
     }
 
-    /// As [`ChunkReader::walk`]; `enter` decides by id and place whether to go into a leaf or node.
+    /// As [`ChunkReader::walk`]; `enter` decides whether to go into a leaf or node.
     ///
     /// # Errors
     /// As [`ChunkReader::chunk`]; what `visit` says.
@@ -121,17 +121,17 @@ impl<'r> ChunkReader<'r> {
         &mut self,
         root: Root,
         region_len: u64,
-        enter: impl FnMut(ChunkId, u64) -> bool,
+        enter: impl FnMut(Subtree) -> bool,
         visit: impl FnMut(Record) -> Result<()>,
     ) -> Result<()> {
         struct Walker<'a, 'r, E, V>(&'a mut ChunkReader<'r>, E, V);
-        impl<E: FnMut(ChunkId, u64) -> bool, V: FnMut(Record) -> Result<()>> block_map::Visitor for Walker<'_, '_, E, V> {
+        impl<E: FnMut(Subtree) -> bool, V: FnMut(Record) -> Result<()>> block_map::Visitor for Walker<'_, '_, E, V> {
             fn fetch(&mut self, id: ChunkId) -> Result<Vec<u8>> {
                 self.0.chunk(id)
             }
 
-            fn enter(&mut self, id: ChunkId, start: u64) -> bool {
-                (self.1)(id, start)
+            fn enter(&mut self, subtree: Subtree) -> bool {
+                (self.1)(subtree)
             }
 
             fn record(&mut self, record: Record) -> Result<()> {

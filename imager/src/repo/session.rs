@@ -8,7 +8,7 @@
 //! everything it relies on is there and not doomed.
 
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -22,8 +22,10 @@ use super::manifest::ImageId;
 use super::object::Kind;
 use super::pack::{PackId, SessionId};
 use super::seal::random;
+use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::process::ProcessId;
+use crate::progress::lock;
 
 pub(super) const HEARTBEAT: Duration = Duration::from_secs(60);
 /// A capture that was not heard of for so long holds up no prune.
@@ -115,6 +117,40 @@ pub struct DoomedLists {
     pub unreadable: Vec<String>,
 }
 
+/// A session that was not announced for so long may be taken for over at any moment, by others: a minute earlier than
+/// the first of them do.
+const UNHEARD_AFTER: Duration = Duration::from_secs(240);
+
+/// When a session was last announced, by our own clock.
+struct Announced {
+    clock: Clock,
+    last: Mutex<Duration>,
+    /// The longest time for which nothing was heard of it.
+    longest_gap: Mutex<Duration>,
+}
+
+impl Announced {
+    fn new(clock: Clock) -> Self {
+        Self { last: Mutex::new(clock.now()), longest_gap: Mutex::default(), clock }
+    }
+
+    /// Counts from the moment before the object is put: the store's time of it is no earlier.
+    fn by(&self, put: impl FnOnce() -> Result<()>) -> Result<()> {
+        let began = self.clock.now();
+        put()?;
+        let mut last = lock(&self.last);
+        let mut longest = lock(&self.longest_gap);
+        *longest = self.clock.now().saturating_sub(*last).max(*longest);
+        *last = began;
+        Ok(())
+    }
+
+    fn longest_gap(&self) -> Duration {
+        let since = self.clock.now().saturating_sub(*lock(&self.last));
+        since.max(*lock(&self.longest_gap))
+    }
+}
+
 /// A session of this process. Ends when [`Session::end`] is called; otherwise its object stays and says
 /// that something was interrupted.
 pub struct Session {
@@ -123,6 +159,7 @@ pub struct Session {
     pub id: SessionId,
     name: String,
     record: SessionRecord,
+    announced: Arc<Announced>,
     heart: Option<(Sender<()>, JoinHandle<()>)>,
 }
 
@@ -132,6 +169,14 @@ impl Session {
     /// # Errors
     /// What the store says.
     pub fn start(repository: &Arc<Repository>, work: Work, host: &str) -> Result<Self> {
+        Self::start_by(Clock::of_this_machine(), repository, work, host)
+    }
+
+    /// As [`Session::start`], by another clock than this machine's.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub fn start_by(clock: Clock, repository: &Arc<Repository>, work: Work, host: &str) -> Result<Self> {
         let id = Hex(random()?);
         let image = match work {
             Work::Capture => Some(Hex(random()?)),
@@ -148,19 +193,20 @@ impl Session {
             interrupted: false,
         };
         let payload = serde_json::to_vec(&record).map_err(|error| Error::Internal(error.to_string()))?;
+        let announced = Arc::new(Announced::new(clock));
         repository.replace_object(Kind::Session, &name, &payload)?;
         let (stop, stopped) = bounded::<()>(0);
-        let (beating, beating_name) = (Arc::clone(repository), name.clone());
+        let (beating, beating_name, beats) = (Arc::clone(repository), name.clone(), Arc::clone(&announced));
         let heart = std::thread::Builder::new()
             .name("heartbeat".into())
             .spawn(move || {
                 while stopped.recv_timeout(HEARTBEAT) == Err(crossbeam_channel::RecvTimeoutError::Timeout) {
                     // A store that fails here fails the work itself elsewhere.
-                    let _ = beating.replace_object(Kind::Session, &beating_name, &payload);
+                    let _ = beats.by(|| beating.replace_object(Kind::Session, &beating_name, &payload));
                 }
             })
             .map_err(|error| Error::Internal(format!("cannot start a thread: {error}")))?;
-        Ok(Self { repository: Arc::clone(repository), id, name, record, heart: Some((stop, heart)) })
+        Ok(Self { repository: Arc::clone(repository), id, name, record, announced, heart: Some((stop, heart)) })
     }
 
     /// The image that it will make; none for a prune.
@@ -175,7 +221,23 @@ impl Session {
     /// What the store says.
     pub fn renew(&self) -> Result<()> {
         let payload = serde_json::to_vec(&self.record).map_err(|error| Error::Internal(error.to_string()))?;
-        self.repository.replace_object(Kind::Session, &self.name, &payload)
+        self.announced.by(|| self.repository.replace_object(Kind::Session, &self.name, &payload))
+    }
+
+    /// Nobody had reason to take the session for over, at any time since it began.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] when the machine was suspended, or the store not reached, for so long that others may have gone
+    /// on as if it were not there.
+    pub fn must_have_been_heard(&self) -> Result<()> {
+        let gap = self.announced.longest_gap();
+        if gap < UNHEARD_AFTER {
+            return Ok(());
+        }
+        Err(Error::Busy(format!(
+            "nothing was heard of this job for {} minutes, since the machine slept or the store did not answer, and others may have worked on the repository meanwhile; run it again",
+            gap.as_secs() / 60
+        )))
     }
 
     /// Withdraws the session: its work is done and visible.

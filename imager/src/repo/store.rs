@@ -4,7 +4,7 @@
 //! when their features are turned on. Must not know: what is in the objects.
 //!
 //! A put is all or nothing, and durable when it returns: a local directory's file is flushed, renamed
-//! into place and its directory flushed.
+//! into place and its directory flushed. A delete is durable when its folder's deletes were flushed.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -24,7 +24,7 @@ use crate::error::{Error, Result};
 
 /// Objects that are read whole are no larger than this. Whoever has access to the store may have put there
 /// whatever does not fit into memory.
-pub const WHOLE_BYTES_MAX: u64 = (1 << 30) + (8 << 20);
+pub const WHOLE_BYTES_MAX: u64 = 290 << 20;
 
 /// What the repository needs of its store. Names are `/`-separated and relative to the repository.
 pub trait Store: Send + Sync {
@@ -39,6 +39,15 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// [`Error::Missing`], [`Error::Store`]; [`Error::Damaged`] for one that is larger.
     fn get(&self, name: &str) -> Result<Bytes>;
+
+    /// A whole object, of at most `most` bytes.
+    ///
+    /// # Errors
+    /// As [`Store::get`].
+    fn get_at_most(&self, name: &str, most: u64) -> Result<Bytes> {
+        let bytes = self.get(name)?;
+        if bytes.len() as u64 > most { Err(too_large(name, most)) } else { Ok(bytes) }
+    }
 
     /// Part of an object. A range that reaches past the object's end gives fewer bytes.
     ///
@@ -59,11 +68,21 @@ pub trait Store: Send + Sync {
     /// [`Error::Store`].
     fn put_new(&self, name: &str, parts: Vec<Bytes>) -> Result<bool>;
 
-    /// Deletes an object; one that is not there is fine.
+    /// Deletes an object; one that is not there is fine. It may be there again after a loss of power, until
+    /// [`Store::flush_deletes`].
     ///
     /// # Errors
     /// [`Error::Store`].
     fn delete(&self, name: &str) -> Result<()>;
+
+    /// After it, what was deleted from the folder `folder` stays deleted, whatever loses power.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    fn flush_deletes(&self, folder: &str) -> Result<()> {
+        let _ = folder;
+        Ok(())
+    }
 
     /// Removes what puts left that were cut off before their object became visible, if it was last written
     /// before `time`; gives its size in bytes.
@@ -82,6 +101,10 @@ pub trait Store: Send + Sync {
     fn local_directory(&self) -> Option<PathBuf> {
         None
     }
+}
+
+fn too_large(name: &str, most: u64) -> Error {
+    Error::damaged(name, most, "larger than such an object is")
 }
 
 /// An object in a listing.
@@ -203,13 +226,16 @@ impl Store for CrateStore {
     }
 
     fn get(&self, name: &str) -> Result<Bytes> {
+        self.get_at_most(name, WHOLE_BYTES_MAX)
+    }
+
+    fn get_at_most(&self, name: &str, most: u64) -> Result<Bytes> {
         let path = ObjectPath::from(name);
         let got = self.runtime.block_on(async {
             let found = self.inner.get(&path).await?;
-            if found.meta.size > WHOLE_BYTES_MAX { Ok(None) } else { found.bytes().await.map(Some) }
+            if found.meta.size > most { Ok(None) } else { found.bytes().await.map(Some) }
         });
-        got.map_err(|error| store_error("read", name, &error))?
-            .ok_or_else(|| Error::damaged(name, WHOLE_BYTES_MAX, "larger than any object that is read whole"))
+        got.map_err(|error| store_error("read", name, &error))?.ok_or_else(|| too_large(name, most))
     }
 
     fn get_range(&self, name: &str, range: Range<u64>) -> Result<Bytes> {
@@ -243,6 +269,22 @@ impl Store for CrateStore {
         }
     }
 
+    fn flush_deletes(&self, folder: &str) -> Result<()> {
+        let Some(directory) = self.local.as_ref().map(|directory| directory.join(folder)) else { return Ok(()) };
+        match std::fs::File::open(&directory).and_then(|directory| directory.sync_all()) {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            // Network shares that flush no directories have told their server at once.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP | libc::ENOSYS)) => {
+                Ok(())
+            }
+            Err(error) => {
+                let object = folder.to_owned();
+                Err(Error::Store { operation: "flush", object, detail: crate::error::words(&error) })
+            }
+        }
+    }
+
     fn remove_debris(&self, time: Timestamp) -> Result<u64> {
         let Some(directory) = &self.local else { return Ok(0) };
         let failed = |error: std::io::Error| Error::Store {
@@ -273,6 +315,18 @@ mod tests {
         std::fs::File::create(dir.path().join("config")).unwrap().set_len(1 << 40).unwrap();
         assert!(matches!(store.get("config"), Err(Error::Damaged { .. })));
         assert_eq!(store.get_range("config", 5..9).unwrap(), [0; 4].as_slice());
+    }
+
+    #[test]
+    fn deletes_of_a_folder_are_flushed_and_of_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = CrateStore::local(dir.path()).unwrap();
+        store.put("images/a", vec!["one".into()]).unwrap();
+        store.delete("images/a").unwrap();
+        store.flush_deletes("images").unwrap();
+        store.flush_deletes("packs").unwrap();
+        std::fs::write(dir.path().join("index"), b"").unwrap();
+        assert!(matches!(store.flush_deletes("index/a"), Err(Error::Store { operation: "flush", .. })));
     }
 
     #[test]

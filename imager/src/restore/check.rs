@@ -9,21 +9,20 @@ use crate::error::{Error, Result};
 use crate::extent::Extent;
 use crate::read_at::ReadAt;
 use crate::repo::manifest::DiskImage;
-use crate::repo::store::Store;
 use crate::table::{self, Role};
 
-/// Refuses a block device that is in use, read-only, or that holds the repository.
+/// Refuses a block device that is in use, read-only, or that holds `repository`, a directory.
 ///
 /// # Errors
 /// [`Error::TargetRefused`], [`Error::Io`].
-pub fn check_device(path: &Path, store: &dyn Store) -> Result<Identity> {
+pub fn check_device(path: &Path, repository: Option<&Path>) -> Result<Identity> {
     let identity = identity::of_device(path).map_err(Error::io("look at", path))?;
     if identity.read_only {
         return Err(Error::refused(path, "it is read-only"));
     }
     // Of a partition's disk, the other partitions are nobody's business here.
-    if let (Some(directory), None) = (store.local_directory(), &identity.partition_of) {
-        let disks = identity::backing_disks(&directory).map_err(Error::io("find the disk of", &directory))?;
+    if let (Some(directory), None) = (repository, &identity.partition_of) {
+        let disks = identity::backing_disks(directory).map_err(Error::io("find the disk of", directory))?;
         if disks.iter().any(|disk| disk.canonicalize().ok() == identity.path.canonicalize().ok()) {
             return Err(Error::refused(path, format!("the repository {} lies on it", directory.display())));
         }
@@ -32,12 +31,12 @@ pub fn check_device(path: &Path, store: &dyn Store) -> Result<Identity> {
     Ok(identity)
 }
 
-/// Refuses what is no disk-image file and cannot become one, a file that is in use as a disk, and one among the
-/// objects of the repository.
+/// Refuses what is no disk-image file and cannot become one, a file that is in use as a disk, and one in the
+/// directory `repository`.
 ///
 /// # Errors
 /// [`Error::TargetRefused`], [`Error::Io`].
-pub fn check_file(path: &Path, store: &dyn Store) -> Result<()> {
+pub fn check_file(path: &Path, repository: Option<&Path>) -> Result<()> {
     let place = place_of(path)?;
     match std::fs::metadata(path) {
         Ok(found) if found.is_dir() => return Err(Error::refused(path, "it is a directory; name a file in it")),
@@ -51,7 +50,7 @@ pub fn check_file(path: &Path, store: &dyn Store) -> Result<()> {
         }
         Err(error) => return Err(Error::io("look at", path)(error)),
     }
-    if store.local_directory().is_some_and(|directory| place.starts_with(directory)) {
+    if repository.is_some_and(|directory| place.starts_with(directory)) {
         return Err(Error::refused(path, "it lies within the repository"));
     }
     Ok(())

@@ -5,9 +5,8 @@
 //!                                                       ─► flush ─► first and last MiB, the first sector last
 //! ```
 //!
-//! The first MiB of whatever becomes bootable, and the last of a disk, are emptied first and written last, with a
-//! flush between the steps: a restore that was cut short never looks like a finished one, whatever the target's
-//! cache has lost. Must not know: terminals, how captures are made.
+//! A restore that was cut short never looks like a finished one: see [`crate::disk::guard`]. Must not know:
+//! terminals, how captures are made.
 
 mod captured;
 mod check;
@@ -176,29 +175,31 @@ pub fn restore(repository: &Arc<Repository>, plan: Plan, options: &Options, prog
         restored.unchanged = total(&by_place) - total(&kept);
         read = ReadPlan::new(repository, kept, &HashSet::new())?;
     }
-    let held: Vec<Mutex<Vec<u8>>> = disks.iter().map(|disk| Mutex::new(disk.held_bytes())).collect();
     for disk in &disks {
-        disk.target.begin()?;
+        disk.guard.begin()?;
         disk.prepare(progress)?;
     }
     progress.begin(Phase::Copying, read.wants.iter().map(|want| u64::from(want.len)).sum());
-    let lost = write_data(repository, &disks, &held, read, options, progress)?;
+    let lost = write_data(repository, &disks, read, options, progress)?;
     restored.lost = total(&lost);
     restored.unreadable = disks.iter().map(|disk| disk.unreadable.total()).sum();
-    for (disk, held) in disks.iter().zip(&held) {
-        disk.write_lost_zeros(held, &lost)?;
+    for disk in &disks {
+        disk.write_lost_zeros(&lost)?;
         for patch in &disk.patches {
-            disk.write(held, patch.offset, &patch.bytes)?;
+            disk.guard.write(patch.offset, &patch.bytes)?;
         }
-        disk.flush()?;
+        disk.guard.flush()?;
     }
     if options.read_back == ReadBack::Yes {
         read_back(repository, &disks, &by_place, &lost, progress)?;
         restored.read_back = true;
     }
     progress.begin(Phase::Finishing, 0);
-    for (disk, held) in disks.iter().zip(&held) {
-        disk.write_held(&lock(held), options.read_back)?;
+    for disk in &disks {
+        disk.guard.finish()?;
+        if options.read_back == ReadBack::Yes {
+            disk.guard.read_back()?;
+        }
     }
     restored.written = progress.new.load(Ordering::Relaxed);
     restored.read = progress.stored.load(Ordering::Relaxed);
@@ -212,7 +213,7 @@ fn total(wants: &[Want]) -> u64 {
 /// Wants of one target, of those that are sorted by place.
 fn wants_of<'w>(disk: &DiskPlan, by_place: &'w [Want]) -> &'w [Want] {
     let first = by_place.partition_point(|want| want.place < disk.base);
-    let last = by_place.partition_point(|want| want.place < disk.base + disk.target.size());
+    let last = by_place.partition_point(|want| want.place < disk.base + disk.target().size());
     by_place.get(first..last).unwrap_or_default()
 }
 
@@ -227,13 +228,13 @@ fn leave_out_unchanged(
     let mut kept = Vec::new();
     for disk in disks {
         // What is emptied first has to be written whatever it holds now.
-        let held = |extent: Extent| disk.held.intersect(extent).next().is_some();
+        let held = |extent: Extent| disk.guard.held().intersect(extent).next().is_some();
         let (always, compared): (Vec<Want>, Vec<Want>) = wants_of(disk, by_place)
             .iter()
             .partition(|want| held(Extent::new(want.place - disk.base, want.len.into())));
         kept.extend(always);
-        kept.extend(compare::differing(repository, &*disk.target, disk.base, &compared, progress)?);
-        disk.zeros = compare::not_zero(&*disk.target, &disk.zeros, progress)?;
+        kept.extend(compare::differing(repository, &**disk.target(), disk.base, &compared, progress)?);
+        disk.zeros = compare::not_zero(&**disk.target(), &disk.zeros, progress)?;
     }
     Ok(kept)
 }
@@ -242,7 +243,6 @@ fn leave_out_unchanged(
 fn write_data(
     repository: &Arc<Repository>,
     disks: &[DiskPlan],
-    held: &[Mutex<Vec<u8>>],
     mut plan: ReadPlan,
     options: &Options,
     progress: &Progress,
@@ -252,7 +252,6 @@ fn write_data(
         let writer = Writer {
             repository,
             disks,
-            held,
             plan: &plan,
             options,
             progress,
@@ -287,7 +286,6 @@ fn write_data(
 struct Writer<'a> {
     repository: &'a Repository,
     disks: &'a [DiskPlan],
-    held: &'a [Mutex<Vec<u8>>],
     plan: &'a ReadPlan,
     options: &'a Options,
     progress: &'a Progress,
@@ -298,10 +296,10 @@ struct Writer<'a> {
 impl Writer<'_> {
     fn write(&self, place: u64, bytes: &[u8]) -> Result<()> {
         let index = self.disks.partition_point(|disk| disk.base <= place).saturating_sub(1);
-        let (Some(disk), Some(held)) = (self.disks.get(index), self.held.get(index)) else {
+        let Some(disk) = self.disks.get(index) else {
             return Err(Error::Internal("a place on no target".into()));
         };
-        disk.write(held, place - disk.base, bytes)?;
+        disk.guard.write(place - disk.base, bytes)?;
         Progress::add(&self.progress.done, bytes.len() as u64);
         Progress::add(&self.progress.new, bytes.len() as u64);
         Ok(())
@@ -380,21 +378,22 @@ fn read_back(
     for disk in disks {
         let patched: ExtentSet =
             disk.patches.iter().map(|patch| Extent::new(patch.offset, patch.bytes.len() as u64)).collect();
-        let skipped = patched.union(&disk.held);
+        let skipped = patched.union(disk.guard.held());
         let compared: Vec<Want> = wants_of(disk, by_place)
             .iter()
             .filter(|want| !lost.contains(&want.place))
             .filter(|want| skipped.intersect(Extent::new(want.place - disk.base, want.len.into())).next().is_none())
             .copied()
             .collect();
-        let wrong = compare::differing(repository, &*disk.target, disk.base, &compared, progress)?;
-        let not_zero = compare::not_zero(&*disk.target, &disk.zeros.union(&disk.unreadable).minus(&skipped), progress)?;
+        let wrong = compare::differing(repository, &**disk.target(), disk.base, &compared, progress)?;
+        let not_zero =
+            compare::not_zero(&**disk.target(), &disk.zeros.union(&disk.unreadable).minus(&skipped), progress)?;
         let first =
             wrong.first().map(|want| want.place - disk.base).or(not_zero.iter().next().map(|extent| extent.start));
         if let Some(byte) = first {
             return Err(Error::DamageFound(format!(
                 "{} does not give back what was written to it: {} chunks and {} bytes of zeros differ, the first at byte {byte}. The disk is not to be trusted",
-                disk.target.identity().path.display(),
+                disk.target().identity().path.display(),
                 wrong.len(),
                 not_zero.total(),
             )));
@@ -404,105 +403,38 @@ fn read_back(
 }
 
 impl DiskPlan {
-    fn io(&self, operation: &str, extent: Extent) -> impl FnOnce(std::io::Error) -> Error {
-        Error::io(format!("{operation} {} bytes at byte {} of", extent.len, extent.start), &self.target.identity().path)
+    /// Where it goes.
+    pub(super) fn target(&self) -> &Arc<dyn Target> {
+        self.guard.target()
     }
 
-    fn held_bytes(&self) -> Vec<u8> {
-        vec![0; usize::try_from(self.held.total()).unwrap_or(0)]
-    }
-
-    fn flush(&self) -> Result<()> {
-        self.target.flush().map_err(Error::io("flush", &self.target.identity().path))
-    }
-
-    /// Empties what must not be taken for a disk, discards, and writes the zeros.
+    /// Discards, and writes the zeros.
     fn prepare(&self, progress: &Progress) -> Result<()> {
-        if self.target.is_blank() {
+        if self.target().is_blank() {
             return Ok(());
-        }
-        for step in [&self.first_sectors, &self.held.minus(&self.first_sectors)] {
-            for extent in step.iter() {
-                self.target.zero(extent).map_err(self.io("clear", extent))?;
-            }
-            self.flush()?;
         }
         for extent in self.discard.iter() {
             progress.check()?;
-            if let Err(error) = self.target.discard(extent) {
-                progress
-                    .say(format!("{}: unused space is left as it is: {error}", self.target.identity().path.display()));
+            if let Err(error) = self.target().discard(extent) {
+                progress.say(format!(
+                    "{}: unused space is left as it is: {error}",
+                    self.target().identity().path.display()
+                ));
                 break;
             }
         }
-        for extent in self.zeros.union(&self.unreadable).minus(&self.held).iter() {
+        for extent in self.zeros.union(&self.unreadable).minus(self.guard.held()).iter() {
             progress.check()?;
-            self.target.zero(extent).map_err(self.io("clear", extent))?;
-        }
-        Ok(())
-    }
-
-    /// Writes to the target, or to memory what is written last.
-    fn write(&self, held: &Mutex<Vec<u8>>, offset: u64, bytes: &[u8]) -> Result<()> {
-        let extent = Extent::new(offset, bytes.len() as u64);
-        let part = |e: Extent| {
-            let start = usize::try_from(e.start - offset).unwrap_or(usize::MAX);
-            bytes.get(start..start.saturating_add(usize::try_from(e.len).unwrap_or(usize::MAX))).unwrap_or_default()
-        };
-        let mut at = 0u64;
-        for region in self.held.iter() {
-            let shared = region.intersection(extent);
-            if !shared.is_empty() {
-                let start = usize::try_from(at + shared.start - region.start).unwrap_or(usize::MAX);
-                let bytes = part(shared);
-                if let Some(to) = lock(held).get_mut(start..start.saturating_add(bytes.len())) {
-                    to.copy_from_slice(bytes);
-                }
-            }
-            at += region.len;
-        }
-        for rest in self.held.complement(extent).iter() {
-            self.target.write_at(rest.start, part(rest)).map_err(self.io("write", rest))?;
+            self.guard.zero(extent)?;
         }
         Ok(())
     }
 
     /// Puts zeros where the repository could not deliver.
-    fn write_lost_zeros(&self, held: &Mutex<Vec<u8>>, lost: &[Want]) -> Result<()> {
-        let end = self.base + self.target.size();
+    fn write_lost_zeros(&self, lost: &[Want]) -> Result<()> {
+        let end = self.base + self.target().size();
         for want in lost.iter().filter(|want| (self.base..end).contains(&want.place)) {
-            self.write(held, want.place - self.base, &vec![0; usize::try_from(want.len).unwrap_or(0)])?;
-        }
-        Ok(())
-    }
-
-    /// Writes what was held back: what names the rest only when that is on the medium.
-    fn write_held(&self, held: &[u8], read_back: ReadBack) -> Result<()> {
-        let rest = self.held.minus(&self.naming).minus(&self.first_sectors);
-        for step in [&rest, &self.naming, &self.first_sectors] {
-            let mut at = 0;
-            for region in self.held.iter() {
-                for extent in step.intersect(region) {
-                    let start = at + usize::try_from(extent.start - region.start).unwrap_or(0);
-                    let bytes = held.get(start..start + usize::try_from(extent.len).unwrap_or(0)).unwrap_or_default();
-                    self.target.write_at(extent.start, bytes).map_err(self.io("write", extent))?;
-                }
-                at += usize::try_from(region.len).unwrap_or(0);
-            }
-            self.flush()?;
-        }
-        let mut at = 0;
-        for extent in self.held.iter().filter(|_| read_back == ReadBack::Yes) {
-            let len = usize::try_from(extent.len).unwrap_or(0);
-            let mut buf = crate::disk::source::AlignedBuf::new(len);
-            self.target.read_at(extent.start, buf.as_mut_slice()).map_err(self.io("read", extent))?;
-            if held.get(at..at + len) != Some(buf.as_slice()) {
-                return Err(Error::DamageFound(format!(
-                    "{} does not give back its first bytes; the disk is not to be trusted",
-                    self.target.identity().path.display()
-                )));
-            }
-            at += len;
+            self.guard.write(want.place - self.base, &vec![0; usize::try_from(want.len).unwrap_or(0)])?;
         }
         Ok(())
     }

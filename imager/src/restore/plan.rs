@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::{DiskTarget, OnDamage, Options, Unused, WhatToWrite};
 use crate::bulk::{ReadPlan, Want, for_each_run, map_reader};
 use crate::capture::short;
+use crate::disk::guard::{End, Guard};
 use crate::disk::target::Target;
 use crate::error::{Error, Result};
 use crate::extent::{Extent, ExtentSet};
@@ -16,12 +17,6 @@ use crate::repo::Repository;
 use crate::repo::block_map::Run;
 use crate::repo::manifest::{DiskImage, Manifest};
 use crate::table::{self, Ids, Patch, TableKind};
-
-/// Bytes at the beginning of whatever becomes bootable, and at the end of a disk, where the backup of its partition
-/// table is. They are emptied first and written last.
-const HELD_BYTES: u64 = 1 << 20;
-/// By so many of them at either end somebody might know a disk or a file system.
-const NAMING_BYTES: u64 = 4 << 10;
 
 /// A restore, planned.
 pub struct Plan {
@@ -36,7 +31,7 @@ pub struct DiskPlan {
     /// Number of the disk in the image.
     pub disk: usize,
     /// The target.
-    pub(super) target: Arc<dyn Target>,
+    pub(super) guard: Guard,
     /// Where this target begins in the space of places.
     pub(super) base: u64,
     /// Zeros to write, in bytes of the target.
@@ -45,13 +40,6 @@ pub struct DiskPlan {
     pub(super) unreadable: ExtentSet,
     /// Data to write, in bytes of the target.
     pub(super) data: ExtentSet,
-    /// Emptied first and written last, in bytes of the target, so that a restore that was cut short is not taken
-    /// for a disk.
-    pub(super) held: ExtentSet,
-    /// The first sector of whatever becomes bootable. Emptied before and written after all else that is held.
-    pub(super) first_sectors: ExtentSet,
-    /// More of what is held by which it could be known; written just before those.
-    pub(super) naming: ExtentSet,
     /// What is discarded first.
     pub(super) discard: ExtentSet,
     /// What must be changed for the partition table to fit the target.
@@ -139,7 +127,7 @@ impl Plan {
                 Ok(())
             })?;
             plan.plan_discard(image, options.unused);
-            base = base.saturating_add(plan.target.size());
+            base = base.saturating_add(plan.target().size());
             disks.push(plan);
         }
         let read = ReadPlan::new(repository, wants, &std::collections::HashSet::new())?;
@@ -161,8 +149,9 @@ impl Plan {
                 }
                 other => other?,
             };
-            let patches = table::adapt(&captured, &image.table, plan.target.size(), options.ids);
-            plan.patches = patches.map_err(|error| Error::refused(&plan.target.identity().path, error.to_string()))?;
+            let patches = table::adapt(&captured, &image.table, plan.target().size(), options.ids);
+            plan.patches =
+                patches.map_err(|error| Error::refused(&plan.target().identity().path, error.to_string()))?;
         }
         Ok(Self { disks, read })
     }
@@ -172,12 +161,12 @@ impl Plan {
     pub fn summary(&self) -> PlanSummary {
         let disks = self.disks.iter().map(|plan| DiskSummary {
             disk: plan.disk,
-            target: plan.target.identity().path.clone(),
-            target_size: plan.target.size(),
+            target: plan.target().identity().path.clone(),
+            target_size: plan.target().size(),
             partitions: plan.what.numbers(),
             writes_table: plan.what.writes_table(),
             data: plan.data.total(),
-            zeros: if plan.target.is_blank() { 0 } else { plan.zeros.total() },
+            zeros: if plan.target().is_blank() { 0 } else { plan.zeros.total() },
             unreadable: plan.unreadable.total(),
             discard: plan.discard.total(),
             patches: plan.patches.iter().map(|patch| Extent::new(patch.offset, patch.bytes.len() as u64)).collect(),
@@ -239,24 +228,14 @@ impl DiskPlan {
                 places.push(Extent::new(0, place.len));
             }
         }
-        let beginnings = |len: u64| -> ExtentSet {
-            places.iter().map(|place| Extent::new(place.start, len.min(place.len))).collect()
-        };
-        let with_end = |set: ExtentSet, len: u64| {
-            let end = Extent::between(size - len.min(size), size);
-            if what.writes_table() { set.union(&[end].into_iter().collect()) } else { set }
-        };
-        let first_sectors = beginnings(sector.into());
+        let end = if what.writes_table() { End::OfDisk } else { End::Plain };
         Ok(Self {
             disk,
-            target,
+            guard: Guard::new(target, &places, end),
             base,
             zeros: ExtentSet::new(),
             unreadable: ExtentSet::new(),
             data: ExtentSet::new(),
-            held: with_end(beginnings(HELD_BYTES), HELD_BYTES),
-            naming: with_end(beginnings(NAMING_BYTES), NAMING_BYTES).minus(&first_sectors),
-            first_sectors,
             discard: ExtentSet::new(),
             patches: Vec::new(),
             what,
@@ -265,10 +244,10 @@ impl DiskPlan {
 
     /// Everything that is written or that the image says nothing about, within what belongs to the restore.
     fn plan_discard(&mut self, image: &DiskImage, unused: Unused) {
-        if unused == Unused::Leave || self.target.is_blank() {
+        if unused == Unused::Leave || self.target().is_blank() {
             return;
         }
-        let size = self.target.size();
+        let size = self.target().size();
         let places: ExtentSet = match &self.what {
             WhatToWrite::All | WhatToWrite::TableAndPartitions(_) => ExtentSet::whole(size),
             WhatToWrite::PartitionsInPlace(numbers) => {
@@ -278,7 +257,7 @@ impl DiskPlan {
                 partition_place(image, *number).map(|place| Extent::new(0, place.len)).into_iter().collect()
             }
         };
-        let written = self.data.union(&self.zeros).union(&self.unreadable).union(&self.held);
+        let written = self.data.union(&self.zeros).union(&self.unreadable).union(self.guard.held());
         // Whole MiB only: devices round, and may round the wrong way.
         let free = places.minus(&written);
         let grid = 1 << 20;

@@ -4,11 +4,13 @@
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use imager::Error;
 use imager::capture::{self, Captured, Level, Options, Verify};
 use imager::disk::source::{Source, SourceDisk};
 use imager::disk::target::{Replace, TargetDisk};
+use imager::extent::Extent;
 use imager::layout::Wanted;
 use imager::memory::Budget;
 use imager::progress::Progress;
@@ -16,7 +18,7 @@ use imager::prune::{self, DryRun};
 use imager::repo::block_map::Root;
 use imager::repo::config::{ChunkSizes, Hex};
 use imager::repo::frame;
-use imager::repo::manifest::Manifest;
+use imager::repo::manifest::{Manifest, Region};
 use imager::repo::object::Kind;
 use imager::repo::pack::{ChunkEntry, ChunkId, Content, PackBuilder, RawFrame, object_name};
 use imager::repo::reader::ChunkReader;
@@ -26,6 +28,7 @@ use imager::restore::{self, ChangedOnly, DiskTarget, OnDamage, Plan, ReadBack, U
 use imager::table::Ids;
 use imager::verify::{verify_image, verify_repository};
 
+use crate::engine::within;
 use crate::support::{output, sh};
 
 fn create(directory: &Path) -> Arc<Repository> {
@@ -158,6 +161,67 @@ fn a_chunk_is_never_written_beyond_its_record() {
             assert!(matches!(restored, Err(Error::DamageFound(_))), "{name}: {restored:?}");
             assert!(!to.exists(), "{name}: nothing is made for a restore that is refused");
         }
+    }
+}
+
+fn node_of(children: u32, child: ChunkId) -> Vec<u8> {
+    (0..children).flat_map(|number| [&number.to_le_bytes()[..], &child.0].concat()).collect()
+}
+
+/// Makes the first disk of an image one of 4 EiB, each 16 MiB of it the same leaf: five objects, 2^38 places.
+fn claim_exbibytes(repository: &Repository, manifest: &mut Manifest, leaf: &[u8]) {
+    let [mut id] = put_pack(repository, Content::Map, &[leaf])[..] else { panic!() };
+    for children in [1024, 1024, 1024, 256] {
+        id = put_pack(repository, Content::Map, &[&node_of(children, id)])[0];
+    }
+    let disk = &mut manifest.disks[0];
+    disk.size = 1 << 62;
+    disk.regions.truncate(1);
+    disk.regions[0] = Region { start: 0, len: 1 << 62, partition: None, root: Some(Root { id, height: 4 }) };
+}
+
+#[test]
+fn a_node_that_a_map_names_more_often_than_can_be_counted_is_looked_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let repository = create(&dir.path().join("repository"));
+    fs::write(dir.path().join("disk"), noise(16384, 6)).unwrap();
+    let captured = capture(&repository, &dir.path().join("disk")).unwrap();
+    let chunks = [noise(8192, 7), noise(8192, 8)];
+    let [sound, lost] = put_pack(&repository, Content::Data, &[&chunks[0], &chunks[1]])[..] else { panic!() };
+    let lost = Hex(lost.0.map(|byte| !byte));
+    let prune_options = prune::Options {
+        waste_percent: 25,
+        keep_unfinished: jiff::SignedDuration::ZERO,
+        dry_run: DryRun::No,
+        pack_bytes: 1 << 20,
+        level: 1,
+    };
+    let id = Hex([7; 16]);
+    let verify = |manifest: &Manifest| {
+        repository.write_manifest(id, manifest).unwrap();
+        within(Duration::from_secs(60), "verifying 2^38 places", || {
+            let one = verify_image(&repository, id, manifest, Verify::Data, Budget::new(0), &Progress::default());
+            let all = verify_repository(&repository, Verify::Data, Budget::new(0), &Progress::default());
+            [one.unwrap(), all.unwrap()]
+        })
+    };
+    let mut manifest = captured.manifest;
+    claim_exbibytes(&repository, &mut manifest, &leaf(&[(0, 8192, sound)]));
+    for report in verify(&manifest) {
+        assert!(report.is_sound(), "{report:?}");
+    }
+    within(Duration::from_secs(60), "pruning 2^38 places", || {
+        prune::prune(&repository, &prune_options, &Progress::default()).unwrap()
+    });
+    assert!(verify(&manifest)[1].is_sound(), "what the image needs is still there");
+
+    claim_exbibytes(&repository, &mut manifest, &leaf(&[(0, 8192, sound), (65536, 8192, lost)]));
+    for report in verify(&manifest) {
+        assert_eq!((report.missing_chunks, report.hurt.len()), (1, 1), "{:?}", report.summary());
+        let extents = &report.hurt[0].extents;
+        assert_eq!(extents[1], Extent::new((16 << 20) + 65536, 8192));
+        assert_eq!(extents.last().unwrap().end(), 1 << 62, "nothing counts as sound that was not looked at");
+        assert!(extents.len() < 2 << 20);
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod bad_sectors;
 mod cli;
+mod copy;
 mod cut_off;
 mod engine;
 mod faults;
@@ -16,8 +17,10 @@ mod fs_ntfs;
 mod fs_swap;
 mod fs_xfs;
 mod fuzz_replay;
+mod golden;
 mod hostile_repository;
 mod identity;
+mod power_loss;
 mod processes;
 mod python_reader;
 mod restore;

@@ -21,19 +21,19 @@ fn text(path: &Path) -> &str {
 }
 
 /// A file full of what must not come through.
-fn garbage(path: &Path, len: u64) -> PathBuf {
+pub(crate) fn garbage(path: &Path, len: u64) -> PathBuf {
     fs::write(path, vec![GARBAGE; usize::try_from(len).unwrap()]).unwrap();
     path.to_owned()
 }
 
-fn gpt(dir: &Scratch) -> PathBuf {
+pub(crate) fn gpt(dir: &Scratch) -> PathBuf {
     let disk = sparse_file(&dir.path("source"), 48 * MIB);
     gpt_disk(dir.root(), &disk, 512);
     disk
 }
 
 /// An ext4 that begins at sector 63, and a FAT and a swap as logical partitions.
-fn mbr(dir: &Scratch) -> PathBuf {
+pub(crate) fn mbr(dir: &Scratch) -> PathBuf {
     let disk = dir.path("source");
     fs::write(&disk, noise(48 << 20, 98)).unwrap();
     write_at(&disk, 0, &[0; 512]);
@@ -60,7 +60,7 @@ fn range(extent: Extent) -> std::ops::Range<usize> {
 }
 
 /// What is in use is the same on both; what is not was left alone on the target, but for its ends.
-fn assert_used_is_equal(source: &Path, target: &Path) {
+pub(crate) fn assert_used_is_equal(source: &Path, target: &Path) {
     let (used, expected, found) = (in_use(source), content(source), content(target));
     assert_eq!(expected.len(), found.len());
     for extent in used.iter() {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use imager::bulk::{FrameSink, FrameTask, ReadPlan, Want, read_frames};
 use imager::capture::{self, Verify};
 use imager::disk::source::Source;
 use imager::progress::Progress;
@@ -166,4 +167,39 @@ fn everything_can_be_stopped() {
             verify_repository(&repository, Verify::Data, memory(), progress).map(drop)
         });
     }
+}
+
+/// Takes no frame.
+struct Panicking;
+
+impl FrameSink for Panicking {
+    fn frame(&self, _: &FrameTask, _: &[u8]) -> Result<()> {
+        panic!("a sink that panics, on purpose")
+    }
+
+    fn failed(&self, _: &FrameTask, error: Error) -> Result<()> {
+        Err(error)
+    }
+}
+
+#[test]
+fn reading_ends_when_every_thread_that_takes_frames_panics() {
+    let (store, _) = captured();
+    let repository = open(store);
+    let mut wants = Vec::new();
+    let learn = &mut |pack: &imager::repo::index::IndexedPack| {
+        for chunk in pack.directory.frames.iter().flat_map(|frame| &frame.chunks) {
+            let first: [u8; 16] = chunk.id.0[..16].try_into().unwrap();
+            wants.push(Want { chunk: u128::from_le_bytes(first), place: 0, len: chunk.len });
+        }
+        Ok(())
+    };
+    repository.for_each_pack(learn).unwrap();
+    let plan = ReadPlan::new(&repository, wants, &std::collections::HashSet::new()).unwrap();
+    // Many more than the queue between the threads takes.
+    assert!(plan.tasks.len() > 40);
+    let read = within(LIMIT, "panicking threads", || {
+        read_frames(&repository, &plan.tasks, memory(), &Progress::new(), &Panicking)
+    });
+    assert!(matches!(read, Err(Error::Internal(_))), "{read:?}");
 }

@@ -1,15 +1,18 @@
 //! Captures, prunes and readers in one repository at the same time.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use imager::Error;
+use imager::clock::Clock;
+use imager::progress::Progress;
+use imager::prune::prune_by;
 use imager::repo::store::Store;
 use jiff::SignedDuration;
 
 use crate::engine::{
-    MemStore, Op, StoreWith, Verdict, assert_restores, capture, disks, init, open, prune, verify, within,
+    MemStore, Op, StoreWith, Verdict, assert_restores, capture, disks, init, open, prune, prune_options, verify, within,
 };
 
 #[test]
@@ -77,5 +80,77 @@ fn a_capture_that_slept_while_its_packs_were_deleted_makes_no_image() {
         assert!(repository.image_ids().unwrap().is_empty());
         let again = capture(&repository, disk).unwrap().id;
         assert_restores(&repository, again, disk);
+    });
+}
+
+/// The machine sleeps while a prune is at a certain point. Gives what there is then, and how many packs were deleted.
+fn a_prune_that_sleeps(at: fn(Op, &str) -> bool) -> (Arc<MemStore>, Result<(), Error>, usize) {
+    let [first, second, _] = disks();
+    let store = MemStore::new();
+    let repository = init(store.clone());
+    let goes = capture(&repository, first).unwrap().id;
+    capture(&repository, second).unwrap();
+    repository.forget_image(goes).unwrap();
+    let before = store.names("packs");
+    let seconds = Arc::new(AtomicU64::new(1000));
+    let clock = Arc::clone(&seconds);
+    let clock = Clock::new(move || Duration::from_secs(clock.load(Ordering::SeqCst)));
+    let below = store.clone();
+    let sleepy = StoreWith::around(store.clone(), move |call| {
+        if seconds.load(Ordering::SeqCst) == 1000 && at(call.op, call.name) {
+            seconds.fetch_add(2400, Ordering::SeqCst);
+            below.advance(SignedDuration::from_mins(40));
+        }
+        Verdict::Go
+    });
+    let pruned = prune_by(&clock, &open(sleepy), &prune_options(), &Progress::new()).map(drop);
+    let after = store.names("packs");
+    let deleted = before.iter().filter(|name| !after.contains(name)).count();
+    (store, pruned, deleted)
+}
+
+#[test]
+fn a_prune_that_slept_deletes_nothing_more() {
+    within(Duration::from_secs(120), "a sleeping prune", || {
+        let (_, pruned, undisturbed) = a_prune_that_sleeps(|_, _| false);
+        pruned.unwrap();
+        assert!(undisturbed > 2);
+        let points: [(&str, fn(Op, &str) -> bool, usize); 3] = [
+            ("before it dooms", |op, name| op == Op::Put && name.starts_with("doomed/"), 0),
+            ("before its deletes", |op, name| op == Op::FlushDeletes && name == "images", 0),
+            ("at its first delete", |op, name| op == Op::Delete && name.starts_with("packs/"), 1),
+        ];
+        for (when, at, expected) in points {
+            let (store, pruned, deleted) = a_prune_that_sleeps(at);
+            let Err(Error::Busy(words)) = pruned else { panic!("{when}: {pruned:?}") };
+            assert!(words.contains("40 minutes") && words.contains("run it again"), "{words}");
+            assert_eq!(deleted, expected, "{when}");
+            assert_eq!(store.names("doomed").len(), 1, "{when}: another prune goes on from the list");
+            let again = prune(&open(store.clone())).unwrap();
+            assert_eq!(deleted + again.packs_deleted, undisturbed, "{when}");
+            assert!(verify(&open(store)).unwrap().is_sound());
+        }
+    });
+}
+
+#[test]
+fn a_prune_whose_list_is_gone_deletes_nothing_more() {
+    within(Duration::from_secs(120), "a prune without a list", || {
+        let [first, ..] = disks();
+        let store = MemStore::new();
+        let repository = init(store.clone());
+        let goes = capture(&repository, first).unwrap().id;
+        repository.forget_image(goes).unwrap();
+        let below = store.clone();
+        let judged = StoreWith::around(store.clone(), move |call| {
+            if call.is(Op::List, "images") {
+                below.names("doomed").iter().for_each(|name| below.delete(name).unwrap());
+            }
+            Verdict::Go
+        });
+        let before = store.names("packs");
+        let pruned = prune(&open(judged));
+        assert!(matches!(&pruned, Err(Error::Busy(words)) if words.contains("taken away")), "{pruned:?}");
+        assert_eq!(store.names("packs"), before);
     });
 }

@@ -30,7 +30,7 @@ use imager::{Error, Result};
 use jiff::SignedDuration;
 
 pub(crate) use self::disk::{Content as DiskContent, FaultDisk};
-pub(crate) use self::store::{Fault, FaultStore, MemStore, Op, StoreWith, Verdict};
+pub(crate) use self::store::{Fault, FaultStore, MemStore, Op, PowerStore, StoreWith, Verdict};
 pub(crate) use self::target::{MemTarget, TargetFault, Write, apply};
 use crate::support::sh;
 use crate::volume::{Random, Scratch};

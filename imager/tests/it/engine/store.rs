@@ -96,6 +96,67 @@ impl Store for MemStore {
     }
 }
 
+/// A store that forgets deletes when it loses power, as long as they were not flushed.
+pub(crate) struct PowerStore {
+    inner: Arc<MemStore>,
+    unflushed: Mutex<Vec<(String, Bytes)>>,
+}
+
+impl PowerStore {
+    pub(crate) fn around(inner: Arc<MemStore>) -> Arc<Self> {
+        Arc::new(Self { inner, unflushed: Mutex::default() })
+    }
+
+    /// What is there afterwards, if the deletes in `folder` were lost and no others.
+    pub(crate) fn after_power_loss(&self, folder: &str) -> Arc<MemStore> {
+        let after = self.inner.fork();
+        for (name, bytes) in self.unflushed.lock().unwrap().iter() {
+            if name.split('/').next() == Some(folder) {
+                after.set(name, bytes.clone());
+            }
+        }
+        after
+    }
+}
+
+impl Store for PowerStore {
+    fn list(&self, folder: &str) -> Result<Vec<ObjectInfo>> {
+        self.inner.list(folder)
+    }
+
+    fn get(&self, name: &str) -> Result<Bytes> {
+        self.inner.get(name)
+    }
+
+    fn get_range(&self, name: &str, range: Range<u64>) -> Result<Bytes> {
+        self.inner.get_range(name, range)
+    }
+
+    fn put(&self, name: &str, parts: Vec<Bytes>) -> Result<()> {
+        self.inner.put(name, parts)
+    }
+
+    fn put_new(&self, name: &str, parts: Vec<Bytes>) -> Result<bool> {
+        self.inner.put_new(name, parts)
+    }
+
+    fn delete(&self, name: &str) -> Result<()> {
+        if let Ok(bytes) = self.inner.get(name) {
+            self.unflushed.lock().unwrap().push((name.to_owned(), bytes));
+        }
+        self.inner.delete(name)
+    }
+
+    fn flush_deletes(&self, folder: &str) -> Result<()> {
+        self.unflushed.lock().unwrap().retain(|(name, _)| name.split('/').next() != Some(folder));
+        Ok(())
+    }
+
+    fn location(&self) -> String {
+        self.inner.location()
+    }
+}
+
 /// What is asked of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Op {
@@ -103,6 +164,7 @@ pub(crate) enum Op {
     Get,
     Put,
     Delete,
+    FlushDeletes,
 }
 
 /// A call of a store.
@@ -157,6 +219,7 @@ fn failed(op: Op, name: &str) -> Error {
         Op::Get => "read",
         Op::Put => "write",
         Op::Delete => "delete",
+        Op::FlushDeletes => "flush",
     };
     Error::Store { operation, object: name.to_owned(), detail: "a fault made on purpose".into() }
 }
@@ -184,6 +247,10 @@ impl<F: Fn(Call<'_>) -> Verdict + Send + Sync + 'static> Store for StoreWith<F> 
 
     fn delete(&self, name: &str) -> Result<()> {
         self.ask(Op::Delete, name, || self.inner.delete(name))
+    }
+
+    fn flush_deletes(&self, folder: &str) -> Result<()> {
+        self.ask(Op::FlushDeletes, folder, || self.inner.flush_deletes(folder))
     }
 
     fn location(&self) -> String {

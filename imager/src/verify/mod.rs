@@ -3,22 +3,23 @@
 //! Three depths: everything is there; the seals of all directories hold; every byte reads back with its
 //! hash. Damage is reported by machine, disk, partition and extents. Must not know: terminals.
 
-use std::collections::{HashMap, HashSet};
+mod image;
+
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 
 use serde::Serialize;
 
-use crate::bulk::{
-    FrameSink, FrameTask, ReadPlan, TaskChunk, Want, checked_chunk, for_each_run, map_reader, read_frames,
-};
+use self::image::Image;
+use crate::bulk::{FrameSink, FrameTask, TaskChunk, UsedPack, checked_chunk, read_frames};
 use crate::capture::{Verify, short};
 use crate::error::{Error, Result};
-use crate::extent::{Extent, ExtentSet};
+use crate::extent::Extent;
 use crate::memory::Budget;
 use crate::parallel::in_parallel;
 use crate::progress::{Phase, Progress, lock};
 use crate::repo::Repository;
-use crate::repo::block_map::Run;
+use crate::repo::index::IndexedPack;
 use crate::repo::manifest::{ImageId, Manifest, image_id};
 use crate::repo::object::Kind;
 use crate::repo::pack::{FrameEntry, HEADER_LEN, PackId, SessionId, object_name};
@@ -153,11 +154,14 @@ pub fn verify_repository(
     let bad = verify_packs(repository, depth, memory, progress, &mut report)?;
     for (id, manifest) in &images {
         progress.check()?;
-        let wants = wants_of(repository, manifest, &bad.packs, &mut report)?;
-        let plan = ReadPlan::new(repository, wants, &bad.packs)?;
-        let hurt: Vec<Want> = plan.wants.iter().filter(|want| bad.chunks.contains(&want.chunk)).copied().collect();
-        report.missing_chunks += plan.missing.len() as u64;
-        let mut found = hurts(manifest, plan.missing.iter().chain(&hurt));
+        let image = Image { repository, manifest, excluded: &bad.packs, memory, progress };
+        let mut missing = HashSet::new();
+        let broken = image.for_each_plan(&mut report, &mut |plan| {
+            missing.extend(plan.missing.iter().map(|want| want.chunk));
+            Ok(())
+        })?;
+        report.missing_chunks += missing.len() as u64;
+        let mut found = image.hurts(&broken, [&missing, &bad.chunks])?;
         found.iter_mut().for_each(|hurt| hurt.image = Some(id.to_string()));
         report.hurt.append(&mut found);
         report.images += 1;
@@ -189,23 +193,10 @@ fn verify_packs(
     report: &mut Report,
 ) -> Result<Bad> {
     let mut bad = Bad::default();
-    let (mut packs, mut tasks, mut names) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut packs, mut total) = (Vec::new(), 0);
     let inventory = repository.for_each_pack(&mut |pack| {
         packs.push((pack.id, pack.size));
-        if depth == Verify::Data {
-            let frames = pack.directory.frames.iter().zip(pack.directory.frame_offsets());
-            for (number, (entry, offset)) in (0..).zip(frames) {
-                let mut at = 0;
-                let mut chunks = Vec::new();
-                for chunk in &entry.chunks {
-                    chunks.push(TaskChunk { at, len: chunk.len, wants: names.len()..names.len() + 1 });
-                    names.push(short(chunk.id));
-                    at += chunk.len;
-                }
-                let entry = FrameEntry { chunks: Vec::new(), ..*entry };
-                tasks.push(FrameTask { pack: pack.id, number, offset, entry, chunks });
-            }
-        }
+        total += pack.directory.frames.iter().map(|frame| u64::from(frame.raw_len)).sum::<u64>();
         Ok(())
     })?;
     report.packs = packs.len() as u64;
@@ -219,18 +210,58 @@ fn verify_packs(
         check_seals(repository, &packs, progress, report, &mut bad)?;
     }
     if depth == Verify::Data {
-        let total = tasks.iter().map(|task| u64::from(task.entry.raw_len)).sum();
         progress.begin(Phase::Verifying, total);
-        let sink = Checker {
-            repository,
-            progress,
-            name_of: &|chunk| names.get(chunk.wants.start).copied(),
-            found: Mutex::default(),
-        };
-        read_frames(repository, &tasks, memory, progress, &sink)?;
-        sink.into_report(report, &mut bad);
+        let mut batch = Batch::default();
+        repository.for_each_pack(&mut |pack| {
+            batch.add(pack);
+            if batch.names.len() < memory.planned_chunks_max() {
+                return Ok(());
+            }
+            std::mem::take(&mut batch).read(repository, memory, progress, report, &mut bad)
+        })?;
+        batch.read(repository, memory, progress, report, &mut bad)?;
     }
     Ok(bad)
+}
+
+/// Frames that are read in one go, with all of their chunks.
+#[derive(Default)]
+struct Batch {
+    tasks: Vec<FrameTask>,
+    names: Vec<u128>,
+}
+
+impl Batch {
+    fn add(&mut self, pack: &IndexedPack) {
+        let frames = pack.directory.frames.iter().zip(pack.directory.frame_offsets());
+        for (number, (entry, offset)) in (0..).zip(frames) {
+            let mut at = 0;
+            let mut chunks = Vec::with_capacity(entry.chunks.len());
+            for chunk in &entry.chunks {
+                let name = self.names.len();
+                chunks.push(TaskChunk { at, len: chunk.len, wants: name..name + 1 });
+                self.names.push(short(chunk.id));
+                at += chunk.len;
+            }
+            let entry = FrameEntry { chunks: Vec::new(), ..*entry };
+            self.tasks.push(FrameTask { pack: pack.id, number, offset, entry, chunks });
+        }
+    }
+
+    fn read(
+        self,
+        repository: &Arc<Repository>,
+        memory: Budget,
+        progress: &Progress,
+        report: &mut Report,
+        bad: &mut Bad,
+    ) -> Result<()> {
+        let name_of = |chunk: &TaskChunk| self.names.get(chunk.wants.start).copied();
+        let sink = Checker { repository, progress, name_of: &name_of, found: Mutex::default() };
+        read_frames(repository, &self.tasks, memory, progress, &sink)?;
+        sink.into_report(report, bad);
+        Ok(())
+    }
 }
 
 /// Opens the directory of every pack and checks its header.
@@ -327,96 +358,35 @@ pub fn verify_manifest(
     progress.begin(Phase::Verifying, 0);
     let mut report = Report { images: 1, ..Report::default() };
     let doomed = session.map_or_else(|| Ok(HashSet::new()), |session| repository.doomed_packs_for(session))?;
-    let wants = wants_of(repository, manifest, &doomed, &mut report)?;
-    let plan = ReadPlan::new(repository, wants, &doomed)?;
-    report.packs = plan.packs.len() as u64;
-    report.missing_chunks += plan.missing.len() as u64;
-    let mut bad = Bad::default();
-    if depth != Verify::Presence {
-        // Other packs than those of this session were there before, and are `imager verify`'s business.
-        let ours = plan.packs.iter().filter(|pack| session.is_none_or(|session| pack.session == session));
-        let packs: Vec<(PackId, u64)> = ours.map(|pack| (pack.id, pack.size)).collect();
-        check_seals(repository, &packs, progress, &mut report, &mut bad)?;
-    }
-    if depth == Verify::Data {
-        progress.begin(Phase::Verifying, plan.raw_bytes());
-        let name_of = |chunk: &TaskChunk| plan.wants_of(chunk).first().map(|want| want.chunk);
-        let sink = Checker { repository, progress, name_of: &name_of, found: Mutex::default() };
-        read_frames(repository, &plan.tasks, memory, progress, &sink)?;
-        sink.into_report(&mut report, &mut bad);
-    }
-    for task in plan.tasks.iter().filter(|task| bad.packs.contains(&task.pack)) {
-        bad.chunks.extend(task.chunks.iter().flat_map(|chunk| plan.wants_of(chunk)).map(|want| want.chunk));
-    }
-    let hurt: Vec<Want> = plan.wants.iter().filter(|want| bad.chunks.contains(&want.chunk)).copied().collect();
-    report.hurt.extend(hurts(manifest, plan.missing.iter().chain(&hurt)));
-    Ok(report)
-}
-
-/// Where each disk begins in the space of places.
-fn disk_starts(manifest: &Manifest) -> Vec<u64> {
-    manifest.disks.iter().scan(0u64, |at, disk| Some(std::mem::replace(at, at.saturating_add(disk.size)))).collect()
-}
-
-/// Every chunk that a manifest names. A block map that cannot be read goes to the report, with what it hurts.
-fn wants_of(
-    repository: &Repository,
-    manifest: &Manifest,
-    excluded: &HashSet<PackId>,
-    report: &mut Report,
-) -> Result<Vec<Want>> {
-    let starts = disk_starts(manifest);
-    let (mut reader, _) = map_reader(repository, excluded, &mut |_| Ok(()))?;
-    let mut wants = Vec::new();
-    for (disk, image) in manifest.disks.iter().enumerate() {
-        for region in 0..image.regions.len() {
-            let walked = for_each_run(manifest, &mut reader, &|d, r| (d, r) == (disk, region), &mut |run| {
-                if let Run::Chunk(id) = run.run {
-                    let place = starts.get(run.disk).copied().unwrap_or(0).saturating_add(run.start);
-                    wants.push(Want { chunk: short(id), place, len: run.len });
-                }
-                Ok(())
-            });
-            match walked {
-                Ok(()) => {}
-                Err(error @ (Error::Damaged { .. } | Error::Missing { .. })) => {
-                    match &error {
-                        Error::Missing { .. } => report.missing_chunks += 1,
-                        _ => report.damaged_chunks += 1,
-                    }
-                    let place = image.regions.get(region).map_or(Extent::new(0, 0), |r| Extent::new(r.start, r.len));
-                    report.object(&error);
-                    report.hurt.push(hurt_at(manifest, disk, &ExtentSet::from_iter([place])));
-                }
-                Err(error) => return Err(error),
-            }
+    let image = Image { repository, manifest, excluded: &doomed, memory, progress };
+    let (mut missing, mut bad, mut looked_at) = (HashSet::new(), Bad::default(), HashSet::new());
+    let mut of_plans = Report::default();
+    let broken = image.for_each_plan(&mut report, &mut |plan| {
+        missing.extend(plan.missing.iter().map(|want| want.chunk));
+        let new: Vec<&UsedPack> = plan.packs.iter().filter(|pack| looked_at.insert(pack.id)).collect();
+        if depth != Verify::Presence {
+            // Other packs than those of this session were there before, and are `imager verify`'s business.
+            let ours = new.iter().filter(|pack| session.is_none_or(|session| pack.session == session));
+            let packs: Vec<(PackId, u64)> = ours.map(|pack| (pack.id, pack.size)).collect();
+            check_seals(repository, &packs, progress, &mut of_plans, &mut bad)?;
         }
-    }
-    Ok(wants)
-}
-
-/// What chunks that cannot be read mean for the image, by disk and partition.
-fn hurts<'a>(manifest: &Manifest, wants: impl Iterator<Item = &'a Want>) -> Vec<Hurt> {
-    let starts = disk_starts(manifest);
-    let mut extents: HashMap<(usize, String), Vec<Extent>> = HashMap::new();
-    for want in wants {
-        let disk = starts.partition_point(|&start| start <= want.place).saturating_sub(1);
-        let start = want.place - starts.get(disk).copied().unwrap_or(0);
-        extents.entry((disk, manifest.place(disk, start))).or_default().push(Extent::new(start, want.len.into()));
-    }
-    let mut places: Vec<_> = extents.into_iter().collect();
-    places.iter_mut().for_each(|(_, extents)| extents.sort_unstable());
-    places.sort_by_key(|((disk, _), extents)| (*disk, extents.first().copied()));
-    places.into_iter().map(|((disk, _), extents)| hurt_at(manifest, disk, &extents.into_iter().collect())).collect()
-}
-
-fn hurt_at(manifest: &Manifest, disk: usize, extents: &ExtentSet) -> Hurt {
-    let first = extents.iter().next().map_or(0, |extent| extent.start);
-    Hurt {
-        image: None,
-        machine: manifest.machine_words(),
-        disk: manifest.disks.get(disk).map_or_else(String::new, |disk| disk.identity.to_string()),
-        place: manifest.place(disk, first),
-        extents: extents.as_slice().to_vec(),
-    }
+        if depth == Verify::Data {
+            progress.begin(Phase::Verifying, plan.raw_bytes());
+            let name_of = |chunk: &TaskChunk| plan.wants_of(chunk).first().map(|want| want.chunk);
+            let sink = Checker { repository, progress, name_of: &name_of, found: Mutex::default() };
+            read_frames(repository, &plan.tasks, memory, progress, &sink)?;
+            sink.into_report(&mut of_plans, &mut bad);
+        }
+        for task in plan.tasks.iter().filter(|task| bad.packs.contains(&task.pack)) {
+            bad.chunks.extend(task.chunks.iter().flat_map(|chunk| plan.wants_of(chunk)).map(|want| want.chunk));
+        }
+        Ok(())
+    })?;
+    report.packs = looked_at.len() as u64;
+    report.missing_chunks += missing.len() as u64;
+    report.damaged_chunks += of_plans.damaged_chunks;
+    report.damaged_objects.append(&mut of_plans.damaged_objects);
+    report.bytes_read = of_plans.bytes_read;
+    report.hurt.extend(image.hurts(&broken, [&missing, &bad.chunks])?);
+    Ok(report)
 }

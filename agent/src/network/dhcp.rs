@@ -1,0 +1,211 @@
+//! Asking a DHCP server for an address.
+//!
+//! Source: RFC 2131, over a plain UDP socket that is bound to one card. Must not know: what is done with the address.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use dhcproto::v4::{DhcpOption, Flags, HType, Message, MessageType, Opcode, OptionCode};
+use dhcproto::{Decodable, Decoder, Encodable, Encoder};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, setsockopt, socket, sockopt};
+
+use super::{Interface, Setting};
+
+/// For an answer; doubled with each try.
+const FIRST_WAIT: Duration = Duration::from_secs(1);
+const WAIT_MAX: Duration = Duration::from_secs(8);
+
+/// A lease whose length nobody said.
+const LEASE: Duration = Duration::from_secs(3600);
+
+/// What a server gave us.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Lease {
+    pub(super) setting: Setting,
+    pub(super) server: Option<Ipv4Addr>,
+    /// For so long.
+    pub(super) time: Duration,
+}
+
+/// Asks on one card until somebody answers or the time is over.
+///
+/// # Errors
+/// When the card cannot be used. `TimedOut` when nobody answered.
+pub(super) fn lease(interface: &Interface, limit: Duration) -> io::Result<Lease> {
+    let client = Client::new(interface)?;
+    let deadline = Instant::now() + limit;
+    let mut wait = FIRST_WAIT;
+    loop {
+        if let Some(offer) = client.ask(&client.discover(), MessageType::Offer, wait)? {
+            let request = client.request(offer.setting.address, offer.server);
+            if let Some(lease) = client.ask(&request, MessageType::Ack, wait)? {
+                return Ok(lease);
+            }
+        }
+        if Instant::now() >= deadline {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        wait = (wait * 2).min(WAIT_MAX);
+    }
+}
+
+/// Asks to keep what we have.
+///
+/// # Errors
+/// As [`lease`].
+pub(super) fn renew(interface: &Interface, lease: &Lease) -> io::Result<Lease> {
+    let client = Client::new(interface)?;
+    let request = client.request(lease.setting.address, lease.server);
+    client.ask(&request, MessageType::Ack, WAIT_MAX)?.ok_or_else(|| io::ErrorKind::TimedOut.into())
+}
+
+struct Client {
+    socket: UdpSocket,
+    mac: Vec<u8>,
+    transaction: u32,
+}
+
+impl Client {
+    fn new(interface: &Interface) -> io::Result<Self> {
+        let socket: OwnedFd = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+        setsockopt(&socket, sockopt::ReuseAddr, &true)?;
+        setsockopt(&socket, sockopt::BindToDevice, &interface.name.as_str().into())?;
+        bind(socket.as_raw_fd(), &SockaddrIn::new(0, 0, 0, 0, 68))?;
+        let socket = UdpSocket::from(socket);
+        socket.set_broadcast(true)?;
+        let mac: Vec<u8> = interface.mac.split(':').filter_map(|byte| u8::from_str_radix(byte, 16).ok()).collect();
+        // Different on every card and at every time.
+        let seed = std::hash::BuildHasher::hash_one(&std::collections::hash_map::RandomState::new(), &mac);
+        let transaction = u32::try_from(seed & 0xffff_ffff).unwrap_or(1);
+        Ok(Self { socket, mac, transaction })
+    }
+
+    fn message(&self, kind: MessageType) -> Message {
+        let mut message = Message::default();
+        message
+            .set_opcode(Opcode::BootRequest)
+            .set_htype(HType::Eth)
+            .set_xid(self.transaction)
+            .set_flags(Flags::default().set_broadcast())
+            .set_chaddr(&self.mac);
+        let options = message.opts_mut();
+        options.insert(DhcpOption::MessageType(kind));
+        let wanted = [OptionCode::SubnetMask, OptionCode::Router, OptionCode::DomainNameServer];
+        options.insert(DhcpOption::ParameterRequestList(wanted.to_vec()));
+        message
+    }
+
+    fn discover(&self) -> Message {
+        self.message(MessageType::Discover)
+    }
+
+    fn request(&self, address: Ipv4Addr, server: Option<Ipv4Addr>) -> Message {
+        let mut message = self.message(MessageType::Request);
+        message.opts_mut().insert(DhcpOption::RequestedIpAddress(address));
+        if let Some(server) = server {
+            message.opts_mut().insert(DhcpOption::ServerIdentifier(server));
+        }
+        message
+    }
+
+    /// Sends a message and waits for an answer of that kind; none when there is none, or a refusal.
+    fn ask(&self, message: &Message, wanted: MessageType, wait: Duration) -> io::Result<Option<Lease>> {
+        let mut bytes = Vec::new();
+        message.encode(&mut Encoder::new(&mut bytes)).map_err(io::Error::other)?;
+        self.socket.send_to(&bytes, SocketAddrV4::new(Ipv4Addr::BROADCAST, 67))?;
+        let deadline = Instant::now() + wait;
+        let mut answer = [0; 2048];
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(None);
+            }
+            self.socket.set_read_timeout(Some(left))?;
+            let len = match self.socket.recv(&mut answer) {
+                Ok(len) => len,
+                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            let Ok(message) = Message::decode(&mut Decoder::new(answer.get(..len).unwrap_or_default())) else {
+                continue;
+            };
+            if message.opcode() != Opcode::BootReply || message.xid() != self.transaction {
+                continue;
+            }
+            match kind_of(&message) {
+                Some(kind) if kind == wanted => return Ok(lease_of(&message)),
+                Some(MessageType::Nak) => return Ok(None),
+                _ => {}
+            }
+        }
+    }
+}
+
+fn kind_of(message: &Message) -> Option<MessageType> {
+    match message.opts().get(OptionCode::MessageType) {
+        Some(DhcpOption::MessageType(kind)) => Some(*kind),
+        _ => None,
+    }
+}
+
+fn lease_of(message: &Message) -> Option<Lease> {
+    let option = |code| message.opts().get(code);
+    let address = message.yiaddr();
+    let prefix = match option(OptionCode::SubnetMask) {
+        Some(DhcpOption::SubnetMask(mask)) => u8::try_from(u32::from(*mask).leading_ones()).ok()?,
+        _ => 24,
+    };
+    let gateway = match option(OptionCode::Router) {
+        Some(DhcpOption::Router(routers)) => routers.first().copied(),
+        _ => None,
+    };
+    let dns = match option(OptionCode::DomainNameServer) {
+        Some(DhcpOption::DomainNameServer(servers)) => servers.iter().copied().take(3).collect(),
+        _ => Vec::new(),
+    };
+    let server = match option(OptionCode::ServerIdentifier) {
+        Some(DhcpOption::ServerIdentifier(server)) => Some(*server),
+        _ => None,
+    };
+    let time = match option(OptionCode::AddressLeaseTime) {
+        Some(DhcpOption::AddressLeaseTime(seconds)) => Duration::from_secs(u64::from(*seconds)),
+        _ => LEASE,
+    };
+    (!address.is_unspecified()).then_some(Lease { setting: Setting { address, prefix, gateway, dns }, server, time })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_becomes_a_lease() {
+        let mut message = Message::default();
+        message.set_opcode(Opcode::BootReply).set_yiaddr([10, 0, 2, 15]);
+        let options = message.opts_mut();
+        options.insert(DhcpOption::MessageType(MessageType::Ack));
+        options.insert(DhcpOption::SubnetMask([255, 255, 252, 0].into()));
+        options.insert(DhcpOption::Router(vec![[10, 0, 2, 2].into()]));
+        options.insert(DhcpOption::AddressLeaseTime(60));
+        let lease = lease_of(&message);
+        assert_eq!(kind_of(&message), Some(MessageType::Ack));
+        assert_eq!(
+            lease,
+            Some(Lease {
+                setting: Setting {
+                    address: [10, 0, 2, 15].into(),
+                    prefix: 22,
+                    gateway: Some([10, 0, 2, 2].into()),
+                    dns: vec![],
+                },
+                server: None,
+                time: Duration::from_secs(60),
+            })
+        );
+        assert_eq!(lease_of(&Message::default()), None);
+    }
+}

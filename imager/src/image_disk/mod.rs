@@ -1,0 +1,241 @@
+//! The disks of an image, to be read at any place at any time, as if they were there.
+//!
+//! ```text
+//! place ─► leaf of the block map ─► chunk ─► frame (kept decompressed, within a budget) ─► checked bytes
+//! ```
+//!
+//! Opening reads the index and nothing else: leaves and frames are fetched when they are needed. Space that was not
+//! in use reads as zeros. Many threads may read at once. Must not know: who reads, protocols, formats of disk images.
+
+mod frames;
+mod places;
+
+use std::sync::{Arc, RwLock};
+
+use self::frames::{Chunk, FrameCache};
+use self::places::Places;
+use crate::error::{Error, Result};
+use crate::extent::Extent;
+use crate::memory::Budget;
+use crate::repo::Repository;
+use crate::repo::block_map::{self, FANOUT, Record, Root, Run, SPAN};
+use crate::repo::manifest::{DiskImage, Manifest};
+use crate::repo::pack::{ChunkId, Content};
+
+/// Frames that are fetched ahead of a reader that goes forward.
+const AHEAD_BYTES: u64 = 4 << 20;
+
+/// What a run of a disk is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Allocation {
+    /// Bytes that were stored.
+    Data,
+    /// Zeros that were in use.
+    Zero,
+    /// Not in use, or it could not be read; reads as zeros.
+    Unused,
+}
+
+/// Where the chunks of a repository are, shared by everything that reads from it.
+pub struct Shelf {
+    repository: Arc<Repository>,
+    places: RwLock<Arc<Places>>,
+    frames: FrameCache,
+}
+
+impl Shelf {
+    /// Reads the index. `cache` is for decompressed frames.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub fn open(repository: Arc<Repository>, cache: Budget) -> Result<Arc<Self>> {
+        let places = RwLock::new(Arc::new(Places::read(&repository)?));
+        Ok(Arc::new(Self { repository, places, frames: FrameCache::new(cache.bytes()) }))
+    }
+
+    /// A chunk whose bytes are what its id says. After a prune has moved it, it is looked for again.
+    fn chunk(&self, id: ChunkId, content: Content) -> Result<Chunk> {
+        let seen = self.places();
+        match self.chunk_at(&seen, id, content) {
+            Err(Error::Missing { .. }) => {
+                let mut places = self.places.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+                // Another reader may have been here already.
+                if Arc::ptr_eq(&places, &seen) {
+                    *places = Arc::new(Places::read(&self.repository)?);
+                }
+                let fresh = Arc::clone(&places);
+                drop(places);
+                self.chunk_at(&fresh, id, content)
+            }
+            other => other,
+        }
+    }
+
+    fn chunk_at(&self, places: &Places, id: ChunkId, content: Content) -> Result<Chunk> {
+        let place = places.find(id).ok_or_else(|| Error::Missing { object: format!("chunk {id}") })?;
+        let frame = places.frame(place).ok_or_else(|| Error::Internal("a chunk without a frame".into()))?;
+        self.frames.chunk(&self.repository, frame, place, id, content)
+    }
+
+    fn places(&self) -> Arc<Places> {
+        Arc::clone(&self.places.read().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+}
+
+/// A disk of an image.
+pub struct ImageDisk {
+    shelf: Arc<Shelf>,
+    size: u64,
+    sector_size: u32,
+    /// Ascending, without gaps: place on the disk and root of the block map.
+    regions: Vec<(Extent, Option<Root>)>,
+}
+
+impl ImageDisk {
+    /// The disks of an image, in its order.
+    #[must_use]
+    pub fn all_of(shelf: &Arc<Shelf>, manifest: &Manifest) -> Vec<Self> {
+        manifest.disks.iter().map(|disk| Self::new(shelf, disk)).collect()
+    }
+
+    fn new(shelf: &Arc<Shelf>, disk: &DiskImage) -> Self {
+        let mut regions: Vec<_> =
+            disk.regions.iter().map(|region| (Extent::new(region.start, region.len), region.root)).collect();
+        regions.sort_unstable_by_key(|(place, _)| place.start);
+        Self { shelf: Arc::clone(shelf), size: disk.size, sector_size: disk.sector_size, regions }
+    }
+
+    /// Size in bytes.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Size of a sector in bytes.
+    #[must_use]
+    pub fn sector_size(&self) -> u32 {
+        self.sector_size
+    }
+
+    /// Fills `buf` with what is at `offset`.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] behind the end; [`Error::Damaged`], [`Error::Missing`], what the store says: `buf` then has
+    /// no meaning.
+    pub fn read(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        let wanted = self.within(offset, buf.len() as u64)?;
+        buf.fill(0);
+        self.for_each_record(wanted, &mut |start, record| {
+            let Run::Chunk(id) = record.run else { return Ok(()) };
+            let shared = Extent::new(start, record.len.into()).intersection(wanted);
+            if shared.is_empty() {
+                return Ok(());
+            }
+            let chunk = self.shelf.chunk(id, Content::Data)?;
+            let bytes = chunk.bytes();
+            if bytes.len() as u64 != u64::from(record.len) {
+                return Err(Error::damaged(format!("chunk {id}"), 0, "its length is not the block map's"));
+            }
+            let to = range(shared.start - offset, shared.len).and_then(|range| buf.get_mut(range));
+            let of = range(shared.start - start, shared.len).and_then(|range| bytes.get(range));
+            if let (Some(to), Some(of)) = (to, of) {
+                to.copy_from_slice(of);
+            }
+            Ok(())
+        })
+    }
+
+    /// Fetches what a reader that has just read `done` will want next.
+    pub fn read_ahead(&self, done: Extent) {
+        let ahead = Extent::between(done.end().min(self.size), (done.end() + AHEAD_BYTES).min(self.size));
+        // What fails here fails again, and is reported, when it is read.
+        let _ = self.for_each_record(ahead, &mut |_, record| match record.run {
+            Run::Chunk(id) => self.shelf.chunk(id, Content::Data).map(drop),
+            _ => Ok(()),
+        });
+    }
+
+    /// What the bytes of `wanted` are, ascending, without gaps; neighbours differ.
+    ///
+    /// # Errors
+    /// As [`ImageDisk::read`].
+    pub fn allocation(&self, wanted: Extent) -> Result<Vec<(Extent, Allocation)>> {
+        let wanted = self.within(wanted.start, wanted.len)?;
+        let mut runs: Vec<(Extent, Allocation)> = Vec::new();
+        let mut at = wanted.start;
+        let mut add = |extent: Extent, what| match runs.last_mut() {
+            _ if extent.is_empty() => {}
+            Some((last, same)) if *same == what => *last = Extent::between(last.start, extent.end()),
+            _ => runs.push((extent, what)),
+        };
+        self.for_each_record(wanted, &mut |start, record| {
+            let shared = Extent::new(start, record.len.into()).intersection(wanted);
+            if !shared.is_empty() {
+                add(Extent::between(at, shared.start.max(at)), Allocation::Unused);
+                let what = match record.run {
+                    Run::Chunk(_) => Allocation::Data,
+                    Run::Zero => Allocation::Zero,
+                    Run::Unreadable => Allocation::Unused,
+                };
+                add(shared, what);
+                at = shared.end();
+            }
+            Ok(())
+        })?;
+        add(Extent::between(at, wanted.end()), Allocation::Unused);
+        Ok(runs)
+    }
+
+    fn within(&self, offset: u64, len: u64) -> Result<Extent> {
+        match offset.checked_add(len) {
+            Some(end) if end <= self.size => Ok(Extent::new(offset, len)),
+            _ => Err(Error::Usage(format!("{len} bytes at byte {offset} reach behind the end of the disk"))),
+        }
+    }
+
+    /// Visits every record that may touch `wanted`, ascending, with its first byte on the disk.
+    fn for_each_record(&self, wanted: Extent, visit: &mut dyn FnMut(u64, &Record) -> Result<()>) -> Result<()> {
+        let first = self.regions.partition_point(|(place, _)| place.end() <= wanted.start);
+        for (place, root) in self.regions.iter().skip(first).take_while(|(place, _)| place.start < wanted.end()) {
+            let Some(root) = root else { continue };
+            let part = place.intersection(wanted);
+            if part.is_empty() {
+                continue;
+            }
+            let (from, to) = (part.start - place.start, part.end() - place.start);
+            for span in from / SPAN..to.div_ceil(SPAN) {
+                for record in self.leaf(*root, place.len, span)? {
+                    if record.start + u64::from(record.len) > from && record.start < to {
+                        visit(place.start + record.start, &record)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The records of one span of a region.
+    fn leaf(&self, root: Root, region_len: u64, span: u64) -> Result<Vec<Record>> {
+        let malformed = |id: ChunkId, what| Error::damaged(format!("block map node {id}"), 0, what);
+        if root.height != block_map::height_for(region_len) {
+            return Err(malformed(root.id, "a block map of another height than its region needs"));
+        }
+        let mut id = root.id;
+        for level in (0..root.height).rev() {
+            let node = self.shelf.chunk(id, Content::Map)?;
+            let children = block_map::node_children(node.bytes()).map_err(|what| malformed(id, what))?;
+            let number = span / FANOUT.saturating_pow(level) % FANOUT;
+            match children.binary_search_by_key(&number, |(child, _)| *child) {
+                Ok(at) => id = children.get(at).map_or(id, |(_, child)| *child),
+                Err(_) => return Ok(Vec::new()),
+            }
+        }
+        let leaf = self.shelf.chunk(id, Content::Map)?;
+        block_map::leaf_records(leaf.bytes(), span * SPAN, region_len).map_err(|what| malformed(id, what))
+    }
+}
+
+fn range(start: u64, len: u64) -> Option<std::ops::Range<usize>> {
+    let start = usize::try_from(start).ok()?;
+    Some(start..start.checked_add(usize::try_from(len).ok()?)?)
+}

@@ -1,0 +1,246 @@
+//! The transmission: requests come in, replies go out, in whatever order they are ready.
+//!
+//! One thread reads requests, a few answer them. Must not know: connections, names of exports.
+
+#![forbid(unsafe_code)]
+
+use std::io::{self, Read, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use crossbeam_channel::bounded;
+
+use super::negotiation::{BlockStatus, CONTEXT_ID, Chosen, Structured};
+use super::{Export, REQUEST_BYTES_MAX, read_array};
+use crate::extent::Extent;
+use crate::image_disk::Allocation;
+use crate::progress::lock;
+
+const REQUEST_MAGIC: u32 = 0x2560_9513;
+const SIMPLE_MAGIC: u32 = 0x6744_6698;
+const STRUCTURED_MAGIC: u32 = 0x668e_33ef;
+
+const CMD_READ: u16 = 0;
+const CMD_WRITE: u16 = 1;
+const CMD_DISC: u16 = 2;
+const CMD_FLUSH: u16 = 3;
+const CMD_TRIM: u16 = 4;
+const CMD_CACHE: u16 = 5;
+const CMD_WRITE_ZEROES: u16 = 6;
+const CMD_BLOCK_STATUS: u16 = 7;
+
+const REQUEST_ONE: u16 = 1 << 3;
+
+const CHUNK_DONE: u16 = 1;
+const CHUNK_NONE: u16 = 0;
+const CHUNK_OFFSET_DATA: u16 = 1;
+const CHUNK_BLOCK_STATUS: u16 = 5;
+const CHUNK_ERROR: u16 = 0x8001;
+
+const EPERM: u32 = 1;
+const EIO: u32 = 5;
+const EINVAL: u32 = 22;
+const EOVERFLOW: u32 = 75;
+
+const STATE_HOLE: u32 = 1;
+const STATE_ZERO: u32 = 2;
+
+/// Requests of one connection that are answered at the same time.
+const WORKERS: usize = 4;
+/// Descriptors in one block status; a client asks again for the rest.
+const DESCRIPTORS_MAX: usize = 4096;
+/// Bytes of one block status: what describing them costs is bounded, too.
+const STATUS_BYTES_MAX: u64 = 1 << 30;
+
+struct Request {
+    flags: u16,
+    command: u16,
+    cookie: u64,
+    offset: u64,
+    len: u32,
+}
+
+/// Answers requests until the client leaves.
+///
+/// # Errors
+/// What the connection says, and a client that does not speak the protocol.
+pub(super) fn serve<W: Write + Send>(
+    requests: &mut impl Read,
+    replies: W,
+    export: &Arc<dyn Export>,
+    chosen: &Chosen,
+) -> io::Result<()> {
+    let answers = Answers { replies: Mutex::new(replies), export, chosen, read_up_to: AtomicU64::new(0) };
+    std::thread::scope(|scope| {
+        // The workers end when the sender is dropped, here.
+        let (send, receive) = bounded::<Request>(WORKERS);
+        for _ in 0..WORKERS {
+            let receive = receive.clone();
+            let answers = &answers;
+            scope.spawn(move || {
+                for request in receive {
+                    // A connection that is gone is noticed by the one who reads from it.
+                    if answers.answer(&request).is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+        drop(receive);
+        loop {
+            let request = next_request(requests)?;
+            match request.command {
+                CMD_DISC => return Ok(()),
+                CMD_WRITE => {
+                    // Its data must be read to find the next request.
+                    let skipped = io::copy(&mut requests.by_ref().take(request.len.into()), &mut io::sink())?;
+                    if skipped < u64::from(request.len) {
+                        return Err(io::ErrorKind::UnexpectedEof.into());
+                    }
+                }
+                _ => {}
+            }
+            if send.send(request).is_err() {
+                return Err(io::ErrorKind::BrokenPipe.into());
+            }
+        }
+    })
+}
+
+fn next_request(requests: &mut impl Read) -> io::Result<Request> {
+    let bytes: [u8; 28] = read_array(requests)?;
+    let (magic, rest) = bytes.split_at(4);
+    if magic != REQUEST_MAGIC.to_be_bytes() {
+        return Err(io::Error::other("a request without its magic"));
+    }
+    let (mut rest, mut numbers) = (rest, [0u64; 5]);
+    for (number, len) in numbers.iter_mut().zip([2, 2, 8, 8, 4]) {
+        let (field, behind) = rest.split_at(len);
+        *number = field.iter().fold(0, |number, byte| number << 8 | u64::from(*byte));
+        rest = behind;
+    }
+    let [flags, command, cookie, offset, len] = numbers;
+    let short = |number: u64| u16::try_from(number).unwrap_or(u16::MAX);
+    let len = u32::try_from(len).unwrap_or(u32::MAX);
+    Ok(Request { flags: short(flags), command: short(command), cookie, offset, len })
+}
+
+struct Answers<'a, W> {
+    replies: Mutex<W>,
+    export: &'a Arc<dyn Export>,
+    chosen: &'a Chosen,
+    /// Where the newest read ended: one that begins there goes forward.
+    read_up_to: AtomicU64,
+}
+
+impl<W: Write> Answers<'_, W> {
+    fn answer(&self, request: &Request) -> io::Result<()> {
+        let place = Extent::new(request.offset, request.len.into());
+        let is_within = request.offset.checked_add(request.len.into()).is_some_and(|end| end <= self.export.size());
+        match request.command {
+            CMD_READ | CMD_CACHE | CMD_BLOCK_STATUS if !is_within || request.len == 0 => {
+                self.error(request, EINVAL, "it reaches behind the end of the disk, or asks for nothing")
+            }
+            CMD_READ if request.len > REQUEST_BYTES_MAX => self.error(request, EOVERFLOW, "more than 32 MiB at once"),
+            CMD_READ => self.read(request, place),
+            CMD_CACHE => {
+                self.export.read_ahead(Extent::new(place.start, 0));
+                self.done(request)
+            }
+            CMD_FLUSH => self.done(request),
+            CMD_BLOCK_STATUS if self.chosen.block_status == BlockStatus::Not => {
+                self.error(request, EINVAL, "no metadata context was negotiated")
+            }
+            CMD_BLOCK_STATUS => self.block_status(request, place),
+            CMD_WRITE | CMD_TRIM | CMD_WRITE_ZEROES => self.error(request, EPERM, "images are never written"),
+            _ => self.error(request, EINVAL, "this server does not know the command"),
+        }
+    }
+
+    fn read(&self, request: &Request, place: Extent) -> io::Result<()> {
+        let len = usize::try_from(request.len).unwrap_or(0);
+        // Header and data in one buffer, so that they leave in one piece.
+        let header_len = if self.chosen.structured == Structured::Yes { 28 } else { 16 };
+        let mut message = Vec::with_capacity(header_len + len);
+        match self.chosen.structured {
+            Structured::Yes => {
+                chunk_header(&mut message, request, CHUNK_DONE, CHUNK_OFFSET_DATA, request.len.saturating_add(8));
+                message.extend_from_slice(&request.offset.to_be_bytes());
+            }
+            Structured::No => simple_header(&mut message, request, 0),
+        }
+        message.resize(header_len + len, 0);
+        if let Err(error) = self.export.read(request.offset, message.get_mut(header_len..).unwrap_or_default()) {
+            return self.error(request, EIO, &error.to_string());
+        }
+        lock(&self.replies).write_all(&message)?;
+        if self.read_up_to.swap(place.end(), Ordering::Relaxed) == place.start {
+            self.export.read_ahead(place);
+        }
+        Ok(())
+    }
+
+    fn block_status(&self, request: &Request, place: Extent) -> io::Result<()> {
+        let place = Extent::new(place.start, place.len.min(STATUS_BYTES_MAX));
+        let runs = match self.export.allocation(place) {
+            Ok(runs) => runs,
+            Err(error) => return self.error(request, EIO, &error.to_string()),
+        };
+        let count = if request.flags & REQUEST_ONE == 0 { DESCRIPTORS_MAX } else { 1 };
+        let mut payload = Vec::from(CONTEXT_ID.to_be_bytes());
+        for (extent, what) in runs.into_iter().take(count) {
+            let state = match what {
+                Allocation::Data => 0,
+                Allocation::Zero => STATE_ZERO,
+                Allocation::Unused => STATE_ZERO | STATE_HOLE,
+            };
+            payload.extend_from_slice(&u32::try_from(extent.len).unwrap_or(u32::MAX).to_be_bytes());
+            payload.extend_from_slice(&state.to_be_bytes());
+        }
+        self.chunk(request, CHUNK_BLOCK_STATUS, &payload)
+    }
+
+    fn done(&self, request: &Request) -> io::Result<()> {
+        if self.chosen.structured == Structured::Yes {
+            return self.chunk(request, CHUNK_NONE, b"");
+        }
+        let mut message = Vec::new();
+        simple_header(&mut message, request, 0);
+        lock(&self.replies).write_all(&message)
+    }
+
+    fn error(&self, request: &Request, number: u32, why: &str) -> io::Result<()> {
+        if self.chosen.structured == Structured::Yes {
+            let why = why.as_bytes().get(..why.len().min(1000)).unwrap_or_default();
+            let mut payload = Vec::from(number.to_be_bytes());
+            payload.extend_from_slice(&u16::try_from(why.len()).unwrap_or(0).to_be_bytes());
+            payload.extend_from_slice(why);
+            return self.chunk(request, CHUNK_ERROR, &payload);
+        }
+        let mut message = Vec::new();
+        simple_header(&mut message, request, number);
+        lock(&self.replies).write_all(&message)
+    }
+
+    /// The only chunk of a reply.
+    fn chunk(&self, request: &Request, kind: u16, payload: &[u8]) -> io::Result<()> {
+        let mut message = Vec::with_capacity(20 + payload.len());
+        chunk_header(&mut message, request, CHUNK_DONE, kind, u32::try_from(payload.len()).unwrap_or(0));
+        message.extend_from_slice(payload);
+        lock(&self.replies).write_all(&message)
+    }
+}
+
+fn simple_header(message: &mut Vec<u8>, request: &Request, error: u32) {
+    message.extend_from_slice(&SIMPLE_MAGIC.to_be_bytes());
+    message.extend_from_slice(&error.to_be_bytes());
+    message.extend_from_slice(&request.cookie.to_be_bytes());
+}
+
+fn chunk_header(message: &mut Vec<u8>, request: &Request, flags: u16, kind: u16, len: u32) {
+    message.extend_from_slice(&STRUCTURED_MAGIC.to_be_bytes());
+    message.extend_from_slice(&flags.to_be_bytes());
+    message.extend_from_slice(&kind.to_be_bytes());
+    message.extend_from_slice(&request.cookie.to_be_bytes());
+    message.extend_from_slice(&len.to_be_bytes());
+}

@@ -1,0 +1,74 @@
+//! An image's disks and partitions as NBD exports.
+//!
+//! `disk0`, `disk1` and so on, and the partitions as `disk0p1`. Must not know: terminals.
+
+#![forbid(unsafe_code)]
+
+use std::sync::Arc;
+
+use crate::error::Result;
+use crate::extent::Extent;
+use crate::image_disk::{Allocation, ImageDisk, Shelf};
+use crate::nbd::Export;
+use crate::repo::manifest::Manifest;
+use crate::table::Role;
+
+/// A disk, or a part of one.
+struct Part {
+    disk: Arc<ImageDisk>,
+    place: Extent,
+    description: String,
+}
+
+/// Every disk and partition of an image, by name; the first disk is the first.
+#[must_use]
+pub fn exports(shelf: &Arc<Shelf>, manifest: &Manifest) -> Vec<(String, Arc<dyn Export>)> {
+    let mut exports: Vec<(String, Arc<dyn Export>)> = Vec::new();
+    let when = manifest.created.strftime("%Y-%m-%d %H:%M");
+    let machine = manifest.machine.hostname.as_deref().unwrap_or("a machine");
+    for (number, (image, disk)) in manifest.disks.iter().zip(ImageDisk::all_of(shelf, manifest)).enumerate() {
+        let disk = Arc::new(disk);
+        let mut add = |name: String, place: Extent, what: String| {
+            let description = format!("{what} of {machine}, {when}");
+            let part = Part { disk: Arc::clone(&disk), place, description };
+            exports.push((name, Arc::new(part)));
+        };
+        add(format!("disk{number}"), Extent::new(0, disk.size()), image.identity.to_string());
+        for partition in image.table.partitions.iter().filter(|partition| partition.role != Role::Extended) {
+            let place = partition.extent().intersection(Extent::new(0, disk.size()));
+            if !place.is_empty() {
+                add(format!("disk{number}p{}", partition.number), place, format!("partition {}", partition.number));
+            }
+        }
+    }
+    // The disks come first: a client that asks for no name gets one.
+    exports.sort_by_key(|(name, _)| name.contains('p'));
+    exports
+}
+
+impl Export for Part {
+    fn size(&self) -> u64 {
+        self.place.len
+    }
+
+    fn sector_size(&self) -> u32 {
+        self.disk.sector_size()
+    }
+
+    fn description(&self) -> String {
+        self.description.clone()
+    }
+
+    fn read(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        self.disk.read(self.place.start.saturating_add(offset), buf)
+    }
+
+    fn read_ahead(&self, done: Extent) {
+        self.disk.read_ahead(Extent::new(self.place.start.saturating_add(done.start), done.len));
+    }
+
+    fn allocation(&self, wanted: Extent) -> Result<Vec<(Extent, Allocation)>> {
+        let runs = self.disk.allocation(Extent::new(self.place.start.saturating_add(wanted.start), wanted.len))?;
+        Ok(runs.into_iter().map(|(run, what)| (Extent::new(run.start - self.place.start, run.len), what)).collect())
+    }
+}
