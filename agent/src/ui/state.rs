@@ -100,8 +100,8 @@ pub(crate) enum Answer {
     Log(Ticket, Result<Vec<String>, String>),
     /// Something was not done: why, and what to do.
     Failed(String),
-    /// What came of asking for an address.
-    Address(Ticket, Result<String, String>),
+    /// What came of setting up the network.
+    Network(Ticket, Result<String, String>),
 }
 
 /// Something that the state machine wants done.
@@ -121,8 +121,8 @@ pub(crate) enum Effect {
     Open(Ticket, PathBuf, Option<String>),
     /// Answered by [`Answer::Log`].
     ReadLog(Ticket, PathBuf),
-    /// Asks for an address on a card. Answered by [`Answer::Address`].
-    AskForAddress(Ticket, String),
+    /// Sets up the network: `dhcp`, or `IP/PREFIX,GATEWAY,DNS`. Answered by [`Answer::Network`].
+    SetUpNetwork(Ticket, String),
     /// Unmounts what was mounted of a disk as a place for repositories. Answered by [`Answer::Disks`] or
     /// [`Answer::Failed`].
     Release(PathBuf),
@@ -238,7 +238,7 @@ pub(super) enum Move {
     /// On to another.
     Open(Box<dyn Screen>),
     /// A question first.
-    Ask(Question),
+    Ask(Box<Question>),
     /// Something that must be read.
     Tell(String),
 }
@@ -305,7 +305,7 @@ pub(super) trait Screen {
 /// Something in front of the screens.
 pub(super) enum Dialog {
     /// A question, and whether yes is marked.
-    Question(Question, bool),
+    Question(Box<Question>, bool),
     /// Something to be read.
     Notice(String),
     /// Help, scrolled by so many lines.

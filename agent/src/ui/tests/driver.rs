@@ -88,8 +88,9 @@ impl Driver {
                 }
                 Effect::Open(ticket, path, password) => self.open(ticket, path.ends_with("locked"), password),
                 Effect::ReadLog(ticket, _) => ignore(self.answer(Answer::Log(ticket, Ok(self.log.clone())))),
-                Effect::AskForAddress(ticket, _) => {
-                    ignore(self.answer(Answer::Address(ticket, Err("no answer".into()))))
+                Effect::SetUpNetwork(ticket, how) => {
+                    let said = if how == "dhcp" { Err("no answer".into()) } else { Ok(format!("eno1 has {how}")) };
+                    ignore(self.answer(Answer::Network(ticket, said)))
                 }
                 Effect::Send(request) => self.sent.push(request),
                 other => self.others.push(other),
