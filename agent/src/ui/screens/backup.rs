@@ -82,11 +82,16 @@ impl Backup {
             }
             Key::Enter => {
                 // Gone, or in use, since they were marked.
-                let usable: BTreeSet<PathBuf> =
-                    world.disks_at(&self.marked).filter(|disk| disk.writers.is_empty()).map(|disk| disk.identity.path.clone()).collect();
+                let usable: BTreeSet<PathBuf> = world
+                    .disks_at(&self.marked)
+                    .filter(|disk| disk.writers.is_empty())
+                    .map(|disk| disk.identity.path.clone())
+                    .collect();
                 self.marked = usable;
                 if self.marked.is_empty() {
-                    return Move::Tell("No disk is marked. Go to a disk with the arrow keys and mark it with the space bar.".into());
+                    return Move::Tell(
+                        "No disk is marked. Go to a disk with the arrow keys and mark it with the space bar.".into(),
+                    );
                 }
                 let words = |disk: &Disk| (disk.identity.path.clone(), disk.words());
                 let avoid = world.disks_at(&self.marked).map(words).collect();
@@ -119,7 +124,9 @@ impl Backup {
             Key::Enter if self.cursor == 1 => {
                 if self.name.text().trim() == "latest" {
                     self.cursor = 0;
-                    return Move::Tell("\"latest\" always means the newest image. Choose another name, or none.".into());
+                    return Move::Tell(
+                        "\"latest\" always means the newest image. Choose another name, or none.".into(),
+                    );
                 }
                 self.step = Step::Summary;
                 self.cursor = 0;
@@ -134,7 +141,8 @@ impl Backup {
 
     fn job(&self, world: &World) -> Option<Job> {
         let chosen = self.chosen.as_ref()?;
-        let paths: Vec<String> = world.disks_at(&self.marked).map(|disk| disk.identity.path.display().to_string()).collect();
+        let paths: Vec<String> =
+            world.disks_at(&self.marked).map(|disk| disk.identity.path.display().to_string()).collect();
         let mut steps = Vec::new();
         if chosen.is_new {
             let mut arguments = vec!["init".to_owned(), chosen.path.display().to_string()];
@@ -286,7 +294,10 @@ impl Backup {
     fn draw_disks(&self, page: &mut Page, world: &World, height: usize) {
         let disks = world.disks();
         if disks.is_empty() {
-            page.say(Role::Warning, "There are no disks. One that is plugged in appears here by itself; F5 looks again.");
+            page.say(
+                Role::Warning,
+                "There are no disks. One that is plugged in appears here by itself; F5 looks again.",
+            );
             return;
         }
         let read: u64 = world.disks_at(&self.marked).filter_map(wanted).fold(0, u64::saturating_add);
@@ -317,7 +328,10 @@ impl Backup {
     fn draw_name(&self, page: &mut Page, world: &World, chosen: &Chosen) {
         page.say(Role::Dim, &chosen.words());
         page.gap();
-        page.say(Role::Text, "How will you know this image again? Both may be empty; the machine and the date are kept in any case.");
+        page.say(
+            Role::Text,
+            "How will you know this image again? Both may be empty; the machine and the date are kept in any case.",
+        );
         page.gap();
         self.name.draw(page, world.theme, Here::at(self.cursor, 0), "Name", 6);
         self.note.draw(page, world.theme, Here::at(self.cursor, 1), "Note", 6);
@@ -362,7 +376,8 @@ impl Backup {
             if let (Content::Known(picture), Detail::Bar) = (&disk.content, detail) {
                 for part in &picture.parts {
                     for note in &part.notes {
-                        let number = part.number.map_or_else(|| "whole disk".to_owned(), |number| format!("partition {number}"));
+                        let number =
+                            part.number.map_or_else(|| "whole disk".to_owned(), |number| format!("partition {number}"));
                         page.say_after(Role::Warning, " ", &format!("{number}: {note}"));
                     }
                 }

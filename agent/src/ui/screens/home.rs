@@ -203,9 +203,10 @@ fn start(action: Action, world: &World, effects: &mut Effects) -> Move {
         }
         Action::Reboot => Move::Ask(Box::new(Question {
             title: "Restart this machine?".to_owned(),
-            text: "Everything is written out first. It starts from this medium again, unless you pull it out as soon as \
+            text:
+                "Everything is written out first. It starts from this medium again, unless you pull it out as soon as \
                 the screen goes dark."
-                .to_owned(),
+                    .to_owned(),
             no: "Stay",
             yes: "Restart".to_owned(),
             effect: power(Power::Reboot),

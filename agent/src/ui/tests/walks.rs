@@ -39,7 +39,14 @@ fn a_backup_to_a_new_repository_with_a_password() {
     assert_eq!(steps[0], ["init", "/run/lifeboat/places/sdc1/lifeboat-2"]);
     assert_eq!(
         steps[1],
-        ["--repo", "/run/lifeboat/places/sdc1/lifeboat-2", "capture", "/dev/nvme0n1", "--name=web1 before the move", "--note=--note"]
+        [
+            "--repo",
+            "/run/lifeboat/places/sdc1/lifeboat-2",
+            "capture",
+            "/dev/nvme0n1",
+            "--name=web1 before the move",
+            "--note=--note"
+        ]
     );
     assert!(driver.is_home());
 }
@@ -56,7 +63,11 @@ fn a_backup_onto_a_disk_that_is_backed_up_is_refused() {
 fn a_disk_that_is_written_to_is_not_backed_up() {
     let mut driver = Driver::with(awkward_disks());
     driver.type_in("b").key(Key::Char(' '));
-    assert!(driver.sees("is mounted for writing at /. An image of it would mix old and new"), "{}", driver.text(132, 50));
+    assert!(
+        driver.sees("is mounted for writing at /. An image of it would mix old and new"),
+        "{}",
+        driver.text(132, 50)
+    );
 }
 
 #[test]
