@@ -54,9 +54,13 @@ fn run_on_terminal() -> io::Result<()> {
     let surroundings = terminal::surroundings();
     let (sender, events) = mpsc::channel();
     let taken = Taken::take()?;
-    terminal::find_size(&surroundings);
+    let size = terminal::assume_size(&surroundings);
     let mut screen = Terminal::new(CrosstermBackend::new(io::stdout()))?;
-    let input = Input::start(sender.clone(), surroundings.clone())?;
+    let (mut state, mut wanted) =
+        State::new(Theme::of(&surroundings), where_this_runs(), job::run_directory().join("log"));
+    // There is something to see before the terminal was asked for its size, and the keeper was found.
+    screen.draw(|frame| draw(&state, frame))?;
+    let input = Input::start(sender.clone(), size)?;
     let from_keeper = sender.clone();
     let keeper = Client::start(move |update| {
         let event = match update {
@@ -68,8 +72,6 @@ fn run_on_terminal() -> io::Result<()> {
     })?;
     effects::watch_disks(sender.clone());
 
-    let (mut state, mut wanted) =
-        State::new(Theme::of(&surroundings), where_this_runs(), job::run_directory().join("log"));
     let pause = if surroundings.is_serial() { SERIAL_PAUSE } else { PAUSE };
     let mut clock = Clock::new(pause);
     loop {
@@ -81,6 +83,7 @@ fn run_on_terminal() -> io::Result<()> {
                 }
                 Effect::Redraw => {
                     input.measure();
+                    let _cursor = input.cursor();
                     screen.clear()?;
                 }
                 Effect::Shell => {
@@ -98,6 +101,7 @@ fn run_on_terminal() -> io::Result<()> {
             }
         }
         if clock.is_time_to_draw() {
+            let _cursor = input.cursor();
             screen.draw(|frame| draw(&state, frame))?;
         }
         for event in clock.next(&events, state.is_moving()) {

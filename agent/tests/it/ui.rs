@@ -177,9 +177,9 @@ fn a_disk_is_backed_up_and_restored_by_hand_on_two_consoles() {
 fn a_line_without_a_size_is_asked_for_it() {
     let machine = Machine::start();
     let mut large = machine.console(Terminal::Answers(132, 50));
-    assert_eq!(large.size(), (132, 50));
+    large.wait_for_size((132, 50));
     let mute = machine.console(Terminal::Mute);
-    assert_eq!(mute.size(), (80, 24));
+    mute.wait_for_size((80, 24));
     assert!(!large.is_as_before());
     large.press("q");
     large.wait_for_end();

@@ -221,6 +221,12 @@ impl Restore {
         if parts.len() > 1 { parts } else { Vec::new() }
     }
 
+    fn toggle_part(&mut self, number: u32) {
+        if !self.left_out.remove(&number) {
+            self.left_out.insert(number);
+        }
+    }
+
     /// The numbers of the partitions that are restored, when it is not the whole disk.
     fn only(&self) -> Option<Vec<String>> {
         let chosen =
@@ -248,11 +254,7 @@ impl Restore {
         match (self.item(), key) {
             (Some(Item::Start), Key::Enter) => return self.start(world, effects),
             (Some(Item::ReadBack), Key::Char(' ') | Key::Enter) => self.read_back = !self.read_back,
-            (Some(Item::Part(number)), Key::Char(' ') | Key::Enter) => {
-                if !self.left_out.remove(&number) {
-                    self.left_out.insert(number);
-                }
-            }
+            (Some(Item::Part(number)), Key::Char(' ') | Key::Enter) => self.toggle_part(number),
             (Some(Item::ChangedOnly), Key::Char(' ') | Key::Enter) => self.changed_only = !self.changed_only,
             (Some(Item::Serial(number)), Key::Enter) => {
                 if !self.is_named(number, world) {
