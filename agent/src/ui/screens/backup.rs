@@ -65,7 +65,7 @@ impl Backup {
             Key::Char(' ') => {
                 let Some(disk) = disks.get(self.cursor) else { return Move::Stay };
                 if let (Some(_), Some(question)) = (disk.writers.first(), release(disk)) {
-                    return Move::Ask(question);
+                    return Move::Ask(Box::new(question));
                 }
                 if let Some(writer) = disk.writers.first() {
                     return Move::Tell(refusal(disk, writer));
@@ -217,6 +217,10 @@ impl Screen for Backup {
         is not stored again: a second backup of the same machine adds little."
     }
 
+    fn is_moving(&self) -> bool {
+        matches!(self.step, Step::Repository) && self.chooser.as_ref().is_some_and(Chooser::is_moving)
+    }
+
     fn is_typing(&self) -> bool {
         match self.step {
             Step::Name => true,
@@ -300,7 +304,7 @@ impl Backup {
         let text = format!("{} marked; about {} will be read.", count(self.marked.len(), "disk"), size(read));
         page.say(Role::Text, &text);
         // Bars where there is room for all of them.
-        let bars = disks.len() * 4 + 1 <= height;
+        let bars = disks.len() * 4 < height;
         for (number, disk) in disks.iter().enumerate() {
             let from = page.len();
             if bars {

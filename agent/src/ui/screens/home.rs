@@ -201,7 +201,7 @@ fn start(action: Action, world: &World, effects: &mut Effects) -> Move {
             effects.push(Effect::Shell);
             Move::Stay
         }
-        Action::Reboot => Move::Ask(Question {
+        Action::Reboot => Move::Ask(Box::new(Question {
             title: "Restart this machine?".to_owned(),
             text:
                 "Everything is written out first. It starts from this medium again, unless you pull it out as soon as \
@@ -210,15 +210,15 @@ fn start(action: Action, world: &World, effects: &mut Effects) -> Move {
             no: "Stay",
             yes: "Restart".to_owned(),
             effect: power(Power::Reboot),
-        }),
-        Action::PowerOff => Move::Ask(Question {
+        })),
+        Action::PowerOff => Move::Ask(Box::new(Question {
             title: "Turn this machine off?".to_owned(),
             text: "Everything is written out first. The last line on the screen says when the stick can be pulled out."
                 .to_owned(),
             no: "Stay",
             yes: "Power off".to_owned(),
             effect: power(Power::Off),
-        }),
+        })),
         Action::Leave => {
             effects.push(Effect::Quit);
             Move::Stay
@@ -346,6 +346,6 @@ fn one(page: &mut Page, world: &World, disk: &Disk, detail: Detail) {
     page.cut(Role::Heading, &disk_map::title(disk, page.width()));
     disk_map::content(page, world.theme, &disk.content, detail, 0);
     if detail == Detail::Table {
-        page.say_after(Role::Dim, "    ", &disk_map::state_of(disk));
+        page.say_after(Role::Dim, "      ", &disk_map::state_of(disk));
     }
 }

@@ -14,7 +14,7 @@ pub(super) mod result;
 pub(super) mod verify;
 
 use super::facts::{Disk, Hold};
-use super::state::{Effect, Key, Question};
+use super::state::{Effect, Key, Question, World};
 
 /// Moves a cursor over `count` things. Other keys leave it where it is.
 pub(super) fn moved(cursor: usize, count: usize, key: Key) -> usize {
@@ -44,4 +44,10 @@ pub(super) fn release(disk: &Disk) -> Option<Question> {
         yes: "Unmount it".to_owned(),
         effect: Effect::Release(disk.identity.path.clone()),
     })
+}
+
+/// Something that moves while there is nothing else to see.
+pub(super) fn working(world: &World, what: &str) -> String {
+    let dots = usize::try_from(world.ticks % 3).unwrap_or(0) + 1;
+    format!("{what} {}", ".".repeat(dots))
 }

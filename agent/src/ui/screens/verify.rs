@@ -84,6 +84,10 @@ impl Screen for Verify {
         Seals only: everything is there and nothing was exchanged, but the data itself is not read. Takes seconds."
     }
 
+    fn is_moving(&self) -> bool {
+        self.chosen.is_none() && self.chooser.is_moving()
+    }
+
     fn is_typing(&self) -> bool {
         self.chosen.is_none() && self.chooser.is_typing()
     }
