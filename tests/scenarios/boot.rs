@@ -4,14 +4,14 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, ensure};
-use lifeboat_tests::boot_disk::{BootDisk, DISK_MIB, ROOT_UUID};
-use lifeboat_tests::disk::{Disk, MIB, Table, sparse_file};
-use lifeboat_tests::machine::{Bus, Drive, Firmware, Machine};
+use anyhow::{Result, ensure};
+use lifeboat_tests::boot_disk::{BootDisk, DISK_MIB};
+use lifeboat_tests::disk::{MIB, Table, sparse_file};
+use lifeboat_tests::machine::{Bus, Firmware};
 use lifeboat_tests::mounted::Mount;
 use lifeboat_tests::tool;
 
-use crate::support::{Installed, folder, installed, root_files, say, skip};
+use crate::support::{boots, folder, installed, same_files_as, skip};
 
 const LARGER_MIB: u64 = DISK_MIB + 1024;
 
@@ -66,17 +66,6 @@ fn larger_disk(name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// The restored disk, whose root file system is sound and has every file that the installed one has.
-fn same_files_as(installed: &Installed, image: &std::path::Path) -> Result<BootDisk> {
-    let disk = Disk::open(image)?;
-    ensure!(disk.partitions == installed.disk.disk.partitions, "the partitions lie elsewhere than before");
-    let restored = BootDisk { disk, ..installed.disk.clone() };
-    let name = image.file_stem().context("an image without a name")?.to_string_lossy();
-    let files = root_files(&restored, &format!("{name}-files"))?;
-    installed.root_files.check_equal(&files, "the restored root file system")?;
-    Ok(restored)
-}
-
 fn disk_id(image: &std::path::Path) -> Result<String> {
     tool::run("sfdisk", ["--disk-id".as_ref(), image.as_os_str()])
 }
@@ -98,18 +87,4 @@ fn break_system(restored: &BootDisk) -> Result<()> {
     std::fs::remove_dir_all(mount.at.join("usr/lib/systemd"))?;
     std::fs::write(mount.at.join("ransom.txt"), "pay up\n".repeat(1_000_000))?;
     mount.unmount()
-}
-
-fn boots(name: &str, restored: &BootDisk, firmware: Firmware, bus: Bus) -> Result<()> {
-    let machine = Machine::new(name).firmware(firmware).drive(Drive::new(&restored.disk.image, bus));
-    let mut guest = machine.start(&folder()?.path)?;
-    let took = guest.wait_for_login_prompt()?;
-    say(&format!("{name}: login prompt after {:.0} s", took.as_secs_f64()));
-    guest.log_in()?;
-    ensure!(guest.shell("findmnt -no UUID /")? == ROOT_UUID, "another root file system than ours");
-    let is_uefi = guest.shell("test -d /sys/firmware/efi && echo yes || echo no")?;
-    ensure!((is_uefi == "yes") == (firmware == Firmware::Ovmf), "started by other firmware than was meant");
-    let failed = guest.shell("systemctl list-units --failed --plain --no-legend")?;
-    ensure!(failed.is_empty(), "units failed in the guest:\n{failed}");
-    guest.power_off()
 }

@@ -3,3 +3,4 @@
 mod boot;
 mod media;
 mod support;
+mod terminal;

@@ -5,10 +5,11 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use anyhow::{Context, Result};
-use lifeboat_tests::boot_disk::{self, BootDisk};
-use lifeboat_tests::disk::Table;
+use anyhow::{Context, Result, ensure};
+use lifeboat_tests::boot_disk::{self, BootDisk, ROOT_UUID};
+use lifeboat_tests::disk::{Disk, Table};
 use lifeboat_tests::fingerprint::Fingerprint;
+use lifeboat_tests::machine::{Bus, Drive, Firmware, Machine};
 use lifeboat_tests::mounted::{Keep, Loop, Mount, WorkFolder};
 use lifeboat_tests::{debian, imager, tool};
 
@@ -62,6 +63,32 @@ pub(crate) fn root_files(disk: &BootDisk, mount_point: &str) -> Result<Fingerpri
     }
     let mount = Mount::partition(&disk.disk.image, root, "ext4", "ro", &folder()?.join(mount_point))?;
     Fingerprint::of(&mount.at)
+}
+
+/// The restored disk, whose root file system is sound and has every file that the installed one has.
+pub(crate) fn same_files_as(installed: &Installed, image: &Path) -> Result<BootDisk> {
+    let disk = Disk::open(image)?;
+    ensure!(disk.partitions == installed.disk.disk.partitions, "the partitions lie elsewhere than before");
+    let restored = BootDisk { disk, ..installed.disk.clone() };
+    let name = image.file_stem().context("an image without a name")?.to_string_lossy();
+    let files = root_files(&restored, &format!("{name}-files"))?;
+    installed.root_files.check_equal(&files, "the restored root file system")?;
+    Ok(restored)
+}
+
+/// It boots to a login prompt, and is the system that was meant.
+pub(crate) fn boots(name: &str, restored: &BootDisk, firmware: Firmware, bus: Bus) -> Result<()> {
+    let machine = Machine::new(name).firmware(firmware).drive(Drive::new(&restored.disk.image, bus));
+    let mut guest = machine.start(&folder()?.path)?;
+    let took = guest.wait_for_login_prompt()?;
+    say(&format!("{name}: login prompt after {:.0} s", took.as_secs_f64()));
+    guest.log_in()?;
+    ensure!(guest.shell("findmnt -no UUID /")? == ROOT_UUID, "another root file system than ours");
+    let is_uefi = guest.shell("test -d /sys/firmware/efi && echo yes || echo no")?;
+    ensure!((is_uefi == "yes") == (firmware == Firmware::Ovmf), "started by other firmware than was meant");
+    let failed = guest.shell("systemctl list-units --failed --plain --no-legend")?;
+    ensure!(failed.is_empty(), "units failed in the guest:\n{failed}");
+    guest.power_off()
 }
 
 /// A repository with a password, and the program that works on it.

@@ -16,4 +16,5 @@ pub mod media;
 mod monitor;
 pub mod mounted;
 pub mod package;
+pub mod screen;
 pub mod tool;

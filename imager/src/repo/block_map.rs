@@ -28,7 +28,8 @@ use crate::read_at::field;
 
 /// Bytes that one leaf describes.
 pub const SPAN: u64 = 16 << 20;
-pub(crate) const FANOUT: u64 = 1024;
+/// Children that a node has, at most.
+pub const FANOUT: u64 = 1024;
 pub(super) const LEAF_RECORD: usize = 40;
 pub(super) const NODE_RECORD: usize = 36;
 /// The id that stands for zeros.

@@ -13,14 +13,26 @@ use imager::read_at::ReadAt;
 use crate::fs_ntfs;
 use crate::support::{run, sh};
 
+#[path = "../../fuzz/entries/block_map.rs"]
+mod block_map;
+#[path = "../../fuzz/entries/bytes_of.rs"]
+mod bytes_of;
+#[path = "../../fuzz/entries/config.rs"]
+mod config;
 #[path = "../../fuzz/entries/filesystem.rs"]
 mod filesystem;
+#[path = "../../fuzz/entries/index.rs"]
+mod index;
+#[path = "../../fuzz/entries/manifest.rs"]
+mod manifest;
+#[path = "../../fuzz/entries/pack.rs"]
+mod pack;
 #[path = "../../fuzz/entries/table.rs"]
 mod table;
 #[path = "../../fuzz/entries/volume.rs"]
 mod volume;
 
-fn corpus(target: &str) -> PathBuf {
+pub(crate) fn corpus(target: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target)
 }
 
@@ -42,6 +54,31 @@ fn filesystem_corpus() {
 #[test]
 fn table_corpus() {
     replay("table", table::run);
+}
+
+#[test]
+fn block_map_corpus() {
+    replay("block_map", block_map::run);
+}
+
+#[test]
+fn config_corpus() {
+    replay("config", config::run);
+}
+
+#[test]
+fn index_corpus() {
+    replay("index", index::run);
+}
+
+#[test]
+fn manifest_corpus() {
+    replay("manifest", manifest::run);
+}
+
+#[test]
+fn pack_corpus() {
+    replay("pack", pack::run);
 }
 
 #[test]

@@ -23,11 +23,11 @@ const PASSWORD: &[u8] = b"golden";
 /// The folders, and how each is sealed.
 const GOLDEN: [(&str, Suite); 2] = [("v1-plain", Suite::Blake3), ("v1-encrypted", Suite::Aes256Gcm)];
 
-fn golden(name: &str) -> PathBuf {
+pub(crate) fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
 }
 
-fn open(directory: &Path, suite: Suite) -> Arc<Repository> {
+pub(crate) fn open(directory: &Path, suite: Suite) -> Arc<Repository> {
     let store = Arc::new(CrateStore::local(directory).unwrap());
     let password = || {
         assert_eq!(suite, Suite::Aes256Gcm, "asked for a password");
@@ -51,7 +51,7 @@ fn hash(bytes: &[u8]) -> String {
 }
 
 /// A copy of a golden repository, since those that are tested are written to.
-fn copy(name: &str) -> tempfile::TempDir {
+pub(crate) fn copy(name: &str) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     sh(&format!("cp -r {}/. {}", golden(name).display(), dir.path().display()));
     dir

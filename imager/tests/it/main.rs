@@ -17,6 +17,7 @@ mod fs_ntfs;
 mod fs_swap;
 mod fs_xfs;
 mod fuzz_replay;
+mod fuzz_seeds;
 mod golden;
 mod hostile_repository;
 mod identity;

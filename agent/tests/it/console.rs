@@ -1,0 +1,152 @@
+//! A console: a pseudo terminal with the user interface on it, and somebody who reads and types.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, sleep};
+use std::time::{Duration, Instant};
+
+use nix::pty::openpty;
+use nix::sys::termios::{LocalFlags, tcgetattr};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Whether the terminal at the other end says where its cursor is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Terminal {
+    /// As terminals do.
+    Answers(u16, u16),
+    /// As when nothing is plugged in.
+    Mute,
+}
+
+/// The keeper and the consoles of a machine, in a directory.
+pub(crate) struct Console {
+    ui: Child,
+    line: File,
+    screen: Arc<Mutex<vt100::Parser>>,
+    received: Arc<AtomicUsize>,
+}
+
+impl Console {
+    /// A line without a size, as serial ones are, with the user interface on it.
+    pub(crate) fn open(run: &Path, places: &Path, terminal: Terminal) -> Self {
+        let pair = openpty(None, None).unwrap();
+        let stdio = || Stdio::from(pair.slave.try_clone().unwrap());
+        let ui = Command::new(env!("CARGO_BIN_EXE_agent"))
+            .arg("ui")
+            .env("LIFEBOAT_RUN", run)
+            .env("LIFEBOAT_PLACES", places)
+            .env("TERM", "vt220")
+            .env_remove("LANG")
+            .env_remove("LC_ALL")
+            .stdin(stdio())
+            .stdout(stdio())
+            .stderr(stdio())
+            .spawn()
+            .unwrap();
+        let (columns, rows) = match terminal {
+            Terminal::Answers(columns, rows) => (columns, rows),
+            Terminal::Mute => (80, 24),
+        };
+        let line = File::from(pair.master);
+        let screen = Arc::new(Mutex::new(vt100::Parser::new(rows, columns, 0)));
+        let received = Arc::new(AtomicUsize::new(0));
+        let (mut from, shared, count) = (line.try_clone().unwrap(), Arc::clone(&screen), Arc::clone(&received));
+        let mut to = line.try_clone().unwrap();
+        thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            // Reading fails once nobody has the other end open.
+            while let Ok(len @ 1..) = from.read(&mut buffer) {
+                let bytes = &buffer[..len];
+                count.fetch_add(len, Ordering::SeqCst);
+                shared.lock().unwrap().process(bytes);
+                if terminal != Terminal::Mute && bytes.windows(4).any(|window| window == b"\x1b[6n") {
+                    to.write_all(format!("\x1b[{rows};{columns}R").as_bytes()).unwrap();
+                }
+            }
+        });
+        Self { ui, line, screen, received }
+    }
+
+    pub(crate) fn text(&self) -> String {
+        self.screen.lock().unwrap().screen().contents()
+    }
+
+    /// Without frames and line ends.
+    fn words(&self) -> String {
+        let text = self.text();
+        let words = text.split(|c: char| c.is_whitespace() || c == '|').filter(|word| !word.is_empty());
+        words.collect::<Vec<_>>().join(" ")
+    }
+
+    pub(crate) fn sees(&self, text: &str) -> bool {
+        self.words().contains(text)
+    }
+
+    pub(crate) fn wait_for(&self, text: &str) {
+        let deadline = Instant::now() + LIMIT;
+        while !self.sees(text) {
+            assert!(Instant::now() < deadline, "no {text:?} on\n{}", self.text());
+            sleep(Duration::from_millis(20));
+        }
+    }
+
+    pub(crate) fn press(&mut self, bytes: &str) {
+        self.line.write_all(bytes.as_bytes()).unwrap();
+    }
+
+    /// Presses `key` until the line that is marked ends so.
+    pub(crate) fn go_to(&mut self, key: &str, text: &str) {
+        for _ in 0..100 {
+            let before = self.marked();
+            if before.as_ref().is_some_and(|line| line.trim_end().ends_with(text)) {
+                return;
+            }
+            self.press(key);
+            let deadline = Instant::now() + LIMIT;
+            while self.marked() == before {
+                assert!(Instant::now() < deadline, "no {text:?} to go to on\n{}", self.text());
+                sleep(Duration::from_millis(20));
+            }
+        }
+        panic!("no {text:?} to go to on\n{}", self.text());
+    }
+
+    fn marked(&self) -> Option<String> {
+        self.text().lines().find(|line| line.trim_start().starts_with("> ")).map(str::to_owned)
+    }
+
+    /// Bytes that came over the line so far.
+    pub(crate) fn received(&self) -> usize {
+        self.received.load(Ordering::SeqCst)
+    }
+
+    /// Whether keys come a line at a time and are echoed, as before.
+    pub(crate) fn is_as_before(&self) -> bool {
+        tcgetattr(&self.line).unwrap().local_flags.contains(LocalFlags::ICANON | LocalFlags::ECHO)
+    }
+
+    pub(crate) fn size(&self) -> (u16, u16) {
+        let size = rustix::termios::tcgetwinsize(&self.line).unwrap();
+        (size.ws_col, size.ws_row)
+    }
+
+    pub(crate) fn wait_for_end(&mut self) {
+        let deadline = Instant::now() + LIMIT;
+        while self.ui.try_wait().unwrap().is_none() {
+            assert!(Instant::now() < deadline, "it goes on:\n{}", self.text());
+            sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Console {
+    fn drop(&mut self) {
+        let _ = self.ui.kill();
+        let _ = self.ui.wait();
+    }
+}

@@ -1,0 +1,215 @@
+//! The user interface on real lines, with a real keeper, real disks and a real repository.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::thread::sleep;
+use std::time::Duration;
+
+use crate::console::{Console, Terminal};
+
+const DOWN: &str = "\x1b[B";
+const UP: &str = "\x1b[A";
+const ESCAPE: &str = "\x1b";
+
+/// A directory with a keeper that works in it.
+struct Machine {
+    folder: tempfile::TempDir,
+    keeper: Child,
+}
+
+impl Machine {
+    fn start() -> Self {
+        let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        for name in ["run", "places"] {
+            fs::create_dir(folder.path().join(name)).unwrap();
+        }
+        let mut keeper = Command::new(env!("CARGO_BIN_EXE_agent"));
+        let keeper = keeper.arg("jobs").env("LIFEBOAT_RUN", folder.path().join("run")).spawn().unwrap();
+        Self { folder, keeper }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn console(&self, terminal: Terminal) -> Console {
+        let console = Console::open(&self.path("run"), &self.path("places"), terminal);
+        console.wait_for("Back up");
+        console
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        let _ = self.keeper.kill();
+        let _ = self.keeper.wait();
+    }
+}
+
+/// A file as a disk.
+struct Loop(String);
+
+impl Loop {
+    fn attach(file: &Path) -> Self {
+        let output = Command::new("losetup").args(["-fP", "--show"]).arg(file).output().unwrap();
+        assert!(output.status.success(), "losetup: {}", String::from_utf8_lossy(&output.stderr));
+        Self(String::from_utf8(output.stdout).unwrap().trim().to_owned())
+    }
+
+    fn name(&self) -> &str {
+        self.0.trim_start_matches("/dev/")
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").args(["-d", &self.0]).status();
+    }
+}
+
+/// A disk with a table and one ext4 file system with a file in it.
+fn make_disk(machine: &Machine) -> PathBuf {
+    let (disk, tree) = (machine.path("source.img"), machine.path("tree"));
+    fs::create_dir(&tree).unwrap();
+    let bytes: Vec<u8> = (0..3_000_000u32).flat_map(|number| number.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    fs::write(tree.join("numbers"), bytes).unwrap();
+    fs::File::create(&disk).unwrap().set_len(96 << 20).unwrap();
+    let script = format!(
+        "echo 'label: gpt\nstart=2048, size=80MiB, type=L' | sfdisk -q {0} && \
+        mkfs.ext4 -q -d {1} -E offset=1048576 {0} 80M",
+        disk.display(),
+        tree.display()
+    );
+    assert!(Command::new("sh").args(["-c", &script]).status().unwrap().success());
+    disk
+}
+
+#[test]
+fn a_disk_is_backed_up_and_restored_by_hand_on_two_consoles() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: loop devices need root");
+        return;
+    }
+    let machine = Machine::start();
+    let source = make_disk(&machine);
+    let target = machine.path("target.img");
+    fs::write(&target, vec![0x55; 128 << 20]).unwrap();
+    let (from, to) = (Loop::attach(&source), Loop::attach(&target));
+    let mut first = machine.console(Terminal::Answers(100, 40));
+    let mut second = machine.console(Terminal::Answers(80, 24));
+    first.wait_for(from.name());
+
+    // Which disk, where to, with a password, under which name.
+    first.press("b");
+    first.wait_for("disks marked");
+    // All, then none: whatever other disks there are.
+    first.press("aa");
+    first.wait_for("0 disks marked");
+    first.go_to(DOWN, from.name());
+    first.press(" ");
+    first.wait_for("1 disk marked");
+    first.press("\r");
+    first.wait_for("Where is the backup to go?");
+    first.go_to(DOWN, "(a directory)");
+    first.press("\r");
+    first.wait_for("A new repository:");
+    first.press("\r");
+    first.wait_for("With a password, nobody can read the images without it");
+    first.press("key?\rkey?\r");
+    first.wait_for("How will you know this image again?");
+    first.press("\x15by hand\r\r");
+    first.wait_for("Start the backup");
+    assert!(!machine.path("places/lifeboat").exists());
+    first.press("\r");
+    // Both consoles show what came of it, until one of them says that it was read.
+    first.wait_for("Done, in");
+    second.wait_for("Done, in");
+    assert!(second.sees("A new repository, encrypted."), "{}", second.text());
+    second.press("\r");
+    second.wait_for("Look at images");
+    first.wait_for("Look at images");
+    let reports = fs::read_dir(machine.path("places")).unwrap();
+    assert_eq!(reports.filter(|found| found.as_ref().unwrap().path().extension().is_some()).count(), 2);
+
+    // The other console restores it.
+    second.press("r");
+    second.wait_for("Where is the repository?");
+    second.go_to(DOWN, "(a directory)");
+    second.press("\r");
+    second.wait_for("one repository in it");
+    second.press("\r");
+    second.wait_for("is encrypted");
+    second.press("key!\r");
+    second.wait_for("That is not the password");
+    second.press("key?\r");
+    second.wait_for("by hand");
+    second.press("\r");
+    second.wait_for("is to be written to:");
+    second.go_to(DOWN, to.name());
+    second.press("\r");
+    second.wait_for("EVERYTHING ON THIS DISK WILL BE LOST");
+    second.press("\r");
+    second.wait_for("Nothing is overwritten without it");
+    assert_eq!(fs::read(&target).unwrap(), vec![0x55; 128 << 20]);
+    second.press("\r");
+    second.press(&to.0);
+    second.wait_for("that is it");
+    second.go_to(UP, "ERASE AND RESTORE");
+    second.press("\r");
+    second.wait_for("Read back and found equal.");
+    first.wait_for("Read back and found equal.");
+
+    // What is on the partition is on the partition.
+    let target = fs::read(&target).unwrap();
+    let numbers = machine.path("tree/numbers");
+    let restored = machine.path("restored");
+    let part = machine.path("part.img");
+    fs::write(&part, &target[1 << 20..81 << 20]).unwrap();
+    let dump = format!("dump numbers {}", restored.display());
+    assert!(Command::new("debugfs").args(["-R", &dump]).arg(&part).status().unwrap().success());
+    assert!(fs::read(&numbers).unwrap() == fs::read(&restored).unwrap(), "the file differs");
+    assert!(Command::new("fsck.ext4").arg("-nf").arg(&part).status().unwrap().success());
+}
+
+#[test]
+fn a_line_without_a_size_is_asked_for_it() {
+    let machine = Machine::start();
+    let mut large = machine.console(Terminal::Answers(132, 50));
+    assert_eq!(large.size(), (132, 50));
+    let mute = machine.console(Terminal::Mute);
+    assert_eq!(mute.size(), (80, 24));
+    assert!(!large.is_as_before());
+    large.press("q");
+    large.wait_for_end();
+    assert!(large.is_as_before());
+}
+
+#[test]
+fn an_arrow_that_a_slow_line_cuts_into_pieces_is_an_arrow() {
+    let machine = Machine::start();
+    let mut console = machine.console(Terminal::Answers(80, 24));
+    console.press("n");
+    console.wait_for("Lifeboat network");
+    // In pieces it still is no Escape, which would leave the screen.
+    for piece in [ESCAPE, "[", "B"] {
+        console.press(piece);
+        sleep(Duration::from_millis(25));
+    }
+    sleep(Duration::from_millis(300));
+    assert!(console.sees("Lifeboat network"), "{}", console.text());
+    console.press(ESCAPE);
+    console.wait_for("Lifeboat this machine");
+}
+
+#[test]
+fn nothing_is_sent_over_a_line_where_nothing_changes() {
+    let machine = Machine::start();
+    let console = machine.console(Terminal::Answers(80, 24));
+    sleep(Duration::from_secs(2));
+    let before = console.received();
+    // 9,600 baud carry 960 bytes a second: a whole screen in three.
+    assert!(before < 3 * 960, "{before} bytes for the first picture");
+    sleep(Duration::from_secs(3));
+    assert!(console.received() - before < 60, "{} bytes in three seconds", console.received() - before);
+}
