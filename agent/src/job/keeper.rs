@@ -32,6 +32,9 @@ const SECOND: Duration = Duration::from_secs(1);
 /// How long a console may take to listen before it is given up.
 const CONSOLE_SLOW: Duration = Duration::from_secs(10);
 
+/// Between the end of a job and the end of the machine, for every console to show how it went.
+const LAST_LOOK: Duration = Duration::from_secs(3);
+
 /// Bytes of a request.
 const REQUEST_MAX: u64 = 1 << 20;
 
@@ -435,12 +438,13 @@ impl Keeper {
         }
         // Whoever pulls the stick now shall lose nothing.
         nix::unistd::sync();
-        if let (Some(power), Some(0)) = (job.then, exit_code)
-            && let Err(error) = crate::power::ask(power)
-        {
-            let line = format!("the machine stays on: {error}");
-            say(&line);
-            self.change_status(|status| push(&mut status.messages, line));
+        if let (Some(power), Some(0)) = (job.then, exit_code) {
+            thread::sleep(LAST_LOOK);
+            if let Err(error) = crate::power::ask(power) {
+                let line = format!("the machine stays on: {error}");
+                say(&line);
+                self.change_status(|status| push(&mut status.messages, line));
+            }
         }
         self.change(|shared| shared.is_finishing = false);
         self.note(None);

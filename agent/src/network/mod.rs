@@ -176,7 +176,8 @@ fn state_file() -> PathBuf {
 }
 
 fn write_whole(path: &Path, value: &impl Serialize) -> io::Result<()> {
-    let partial = path.with_extension("partial");
+    // Several may write at once; the last one counts.
+    let partial = path.with_extension(std::process::id().to_string());
     fs::write(&partial, serde_json::to_vec(value)?)?;
     fs::rename(partial, path)
 }
@@ -197,13 +198,11 @@ pub(crate) fn state() -> State {
     read().unwrap_or(State::Off)
 }
 
-/// Asks for it, waits for it, and says what came of it.
+/// Waits for what was asked for, here or on the kernel's command line, and says what came of it.
 ///
 /// # Errors
 /// What went wrong, and what to do.
-pub(crate) fn set_up_and_wait(text: &str) -> Result<String, String> {
-    let wanted = Wanted::parse(text).map_err(|error| format!("lifeboat.network: {error}"))?;
-    ask(&wanted).map_err(|error| format!("cannot ask for the network: {error}"))?;
+pub(crate) fn wait() -> Result<String, String> {
     let deadline = Instant::now() + PATIENCE + Duration::from_secs(10);
     loop {
         match state() {

@@ -51,7 +51,7 @@ pub(crate) fn run() -> ExitCode {
     }
 }
 
-/// A wish that is on the kernel's command line. Work that is done unattended asks by itself.
+/// A wish that is on the kernel's command line.
 fn take_words_of_the_command_line() {
     if wanted_file().exists() {
         return;

@@ -24,6 +24,7 @@ use self::tell::{Teller, Tone};
 use self::words::Values;
 use crate::job::client::{Client, Update};
 use crate::job::{Job, Kind, Request, Step, run_directory};
+use crate::network::Wanted;
 use crate::places::{self, Place, Spot};
 
 /// Hardware that has not come by then does not come.
@@ -77,10 +78,10 @@ fn work(line: &str, teller: &mut Teller) -> Result<ExitCode, Vec<String>> {
 fn read_words(line: &str, teller: &mut Teller) -> Result<Values, Vec<String>> {
     let mut values = words::parse(line)?;
     teller.set_tone(&values)?;
-    if let Some(network) = values.get("lifeboat.network") {
-        teller.say(Tone::News, &format!("network: {network}"));
-        let said = crate::network::set_up_and_wait(network).map_err(|problem| vec![problem])?;
-        teller.say(Tone::News, &said);
+    // The service takes that word from the command line itself.
+    let is_network_asked = values.contains_key("lifeboat.network");
+    if is_network_asked {
+        wait_for_network(teller)?;
     }
     if let Some(config) = values.get("lifeboat.config").cloned() {
         teller.say(Tone::News, &format!("reading {config}"));
@@ -95,7 +96,20 @@ fn read_words(line: &str, teller: &mut Teller) -> Result<Values, Vec<String>> {
         }
         teller.set_tone(&values)?;
     }
+    if let Some(network) = values.get("lifeboat.network").filter(|_| !is_network_asked) {
+        let problem = |problem: String| vec![format!("lifeboat.network: {problem}")];
+        let wanted = Wanted::parse(network).map_err(problem)?;
+        crate::network::ask(&wanted).map_err(|error| problem(error.to_string()))?;
+        wait_for_network(teller)?;
+    }
     Ok(values)
+}
+
+fn wait_for_network(teller: &mut Teller) -> Result<(), Vec<String>> {
+    teller.say(Tone::News, "waiting for the network");
+    let said = crate::network::wait().map_err(|problem| vec![problem])?;
+    teller.say(Tone::News, &said);
+    Ok(())
 }
 
 fn read_file(file: &FileAt, teller: &mut Teller) -> Result<Vec<u8>, String> {
