@@ -21,6 +21,7 @@ mod fuzz_seeds;
 mod golden;
 mod hostile_repository;
 mod identity;
+mod portions;
 mod power_loss;
 mod processes;
 mod python_reader;
