@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use lifeboat_tests::boot_disk::DISK_MIB;
 use lifeboat_tests::disk::{MIB, Table, sparse_file};
 use lifeboat_tests::guest::Guest;

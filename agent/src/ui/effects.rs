@@ -68,7 +68,10 @@ fn perform(effect: Effect, answer: &(dyn Fn(Answer) + Sync)) {
         }
         Effect::SetUpNetwork(ticket, how) => {
             // Said before the service is asked: it would name the word on the kernel's command line.
-            let set_up = network::Wanted::parse(&how).and_then(|_| network::set_up_and_wait(&how));
+            let set_up = network::Wanted::parse(&how).and_then(|wanted| {
+                network::ask(&wanted).map_err(|error| format!("cannot ask for the network: {error}"))?;
+                network::wait()
+            });
             answer(Answer::Network(ticket, set_up));
         }
         Effect::Release(path) => {
