@@ -120,18 +120,22 @@ pub(super) struct Input {
     lent: Arc<AtomicBool>,
     waiting: Arc<AtomicBool>,
     measure: Arc<AtomicBool>,
+    size: Size,
+    /// Held while the cursor must stay where it is.
+    cursor: Arc<Mutex<()>>,
 }
 
 impl Input {
-    /// Begins to read, into `events`.
+    /// Begins to read, into `events`, after the size is known.
     ///
     /// # Errors
     /// When no thread can be started.
-    pub(super) fn start(events: Sender<Event>, surroundings: Surroundings) -> io::Result<Self> {
-        let flag = || Arc::new(AtomicBool::new(false));
-        let input = Self { lent: flag(), waiting: flag(), measure: flag() };
-        let (lent, waiting, measure) =
-            (Arc::clone(&input.lent), Arc::clone(&input.waiting), Arc::clone(&input.measure));
+    pub(super) fn start(events: Sender<Event>, size: Size) -> io::Result<Self> {
+        let flag = |on: bool| Arc::new(AtomicBool::new(on));
+        let (measure, cursor) = (flag(size == Size::Guessed), Arc::new(Mutex::new(())));
+        let input = Self { lent: flag(false), waiting: flag(false), measure, size, cursor };
+        let (lent, waiting) = (Arc::clone(&input.lent), Arc::clone(&input.waiting));
+        let (measure, cursor) = (Arc::clone(&input.measure), Arc::clone(&input.cursor));
         thread::Builder::new().name("keys".into()).spawn(move || {
             loop {
                 if lent.load(Ordering::SeqCst) {
