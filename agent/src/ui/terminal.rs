@@ -121,25 +121,21 @@ pub(super) struct Input {
     waiting: Arc<AtomicBool>,
     measure: Arc<AtomicBool>,
     size: Size,
-    /// Held by whoever draws, and while the terminal is asked where its cursor is.
+    /// Held while the cursor must stay where it is.
     cursor: Arc<Mutex<()>>,
 }
 
 impl Input {
-    /// Begins to read, into `events`.
+    /// Begins to read, into `events`, after the size is known.
     ///
     /// # Errors
     /// When no thread can be started.
     pub(super) fn start(events: Sender<Event>, size: Size) -> io::Result<Self> {
-        let flag = |is: bool| Arc::new(AtomicBool::new(is));
-        let measure = flag(size == Size::Guessed);
-        let input = Self { lent: flag(false), waiting: flag(false), measure, size, cursor: Arc::default() };
-        let (lent, waiting, measure, cursor) = (
-            Arc::clone(&input.lent),
-            Arc::clone(&input.waiting),
-            Arc::clone(&input.measure),
-            Arc::clone(&input.cursor),
-        );
+        let flag = |on: bool| Arc::new(AtomicBool::new(on));
+        let (measure, cursor) = (flag(size == Size::Guessed), Arc::new(Mutex::new(())));
+        let input = Self { lent: flag(false), waiting: flag(false), measure, size, cursor };
+        let (lent, waiting) = (Arc::clone(&input.lent), Arc::clone(&input.waiting));
+        let (measure, cursor) = (Arc::clone(&input.measure), Arc::clone(&input.cursor));
         thread::Builder::new().name("keys".into()).spawn(move || {
             loop {
                 if lent.load(Ordering::SeqCst) {

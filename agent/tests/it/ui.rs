@@ -209,8 +209,9 @@ fn little_is_sent_over_a_line_where_nothing_changes() {
     let console = machine.console(Terminal::Answers(80, 24));
     sleep(Duration::from_secs(2));
     let first = console.received();
-    // 9,600 baud carry 960 bytes a second: a whole screen in three.
-    assert!(first < 3 * 960, "{first} bytes for the first picture");
+    // 9,600 baud carry 960 bytes a second. The menu comes first, then the disks as they are read, also those of other
+    // tests.
+    assert!(first < 5 * 960, "{first} bytes for the first pictures");
     // Other tests bring disks, which are shown: but not all the time.
     let quiet = (0..20).any(|_| {
         let before = console.received();
