@@ -15,12 +15,13 @@ use crossbeam_channel::{Receiver, bounded};
 use crate::capture::short;
 use crate::disk::source::AlignedBuf;
 use crate::error::{Error, Result};
+use crate::extent::Extent;
 use crate::memory::Budget;
 use crate::progress::{Progress, lock};
 use crate::repo::Repository;
 use crate::repo::block_map::Run;
 use crate::repo::index::{IndexedPack, Inventory};
-use crate::repo::manifest::Manifest;
+use crate::repo::manifest::{DISK_BYTES_MAX, Manifest};
 use crate::repo::pack::{Content, FrameEntry, PackId, SessionId, object_name};
 use crate::repo::reader::ChunkReader;
 
@@ -122,6 +123,12 @@ impl ReadPlan {
     #[must_use]
     pub fn wants_of(&self, chunk: &TaskChunk) -> &[Want] {
         self.wants.get(chunk.wants.clone()).unwrap_or_default()
+    }
+
+    /// Bytes of all frames to be read.
+    #[must_use]
+    pub fn stored_bytes(&self) -> u64 {
+        self.tasks.iter().map(|task| u64::from(task.entry.stored_len)).sum()
     }
 
     /// Bytes before compression of all frames to be read.
@@ -359,19 +366,35 @@ pub fn for_each_run(
     wanted: &dyn Fn(usize, usize) -> bool,
     visit: &mut dyn FnMut(PlacedRun) -> Result<()>,
 ) -> Result<()> {
+    for_each_run_within(Extent::new(0, DISK_BYTES_MAX), manifest, reader, wanted, visit)
+}
+
+/// As [`for_each_run`], of those runs that begin within these bytes of a disk. What leads to no other is not read.
+///
+/// # Errors
+/// As [`for_each_run`].
+pub fn for_each_run_within(
+    within: Extent,
+    manifest: &Manifest,
+    reader: &mut ChunkReader<'_>,
+    wanted: &dyn Fn(usize, usize) -> bool,
+    visit: &mut dyn FnMut(PlacedRun) -> Result<()>,
+) -> Result<()> {
     for (disk, image) in manifest.disks.iter().enumerate() {
         for (region, place) in image.regions.iter().enumerate().filter(|(region, _)| wanted(disk, *region)) {
-            if let Some(root) = place.root {
-                reader.walk(root, place.len, |record| {
-                    visit(PlacedRun {
-                        disk,
-                        region,
-                        start: place.start + record.start,
-                        len: record.len,
-                        run: record.run,
-                    })
-                })?;
-            }
+            let Some(root) = place.root else { continue };
+            reader.walk_into(
+                root,
+                place.len,
+                |tree| !Extent::new(place.start + tree.start, tree.len).intersection(within).is_empty(),
+                |record| {
+                    let start = place.start + record.start;
+                    if !(within.start..within.end()).contains(&start) {
+                        return Ok(());
+                    }
+                    visit(PlacedRun { disk, region, start, len: record.len, run: record.run })
+                },
+            )?;
         }
     }
     Ok(())

@@ -4,6 +4,8 @@
 
 use std::fs;
 
+use crate::extent::ExtentSet;
+
 /// Memory that a job stays within, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget(u64);
@@ -54,10 +56,10 @@ impl Budget {
     }
 
     /// Chunks whose places and frames are planned at a time. Each is a want, a chunk of a frame to be read, and its
-    /// share of that frame: 64 bytes together.
+    /// share of that frame: 64 bytes together. Sets of their places never grow coarse.
     #[must_use]
     pub fn planned_chunks_max(self) -> usize {
-        usize::try_from(self.0 / 2 / 64).unwrap_or(usize::MAX)
+        usize::try_from(self.0 / 2 / 64).unwrap_or(usize::MAX).min(ExtentSet::EXTENTS_MAX / 2)
     }
 
     /// Bytes of frames that may be fetched ahead of their use.

@@ -112,8 +112,6 @@ fn pad(bytes: &mut Vec<u8>) {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
     use super::*;
 
     #[test]
@@ -121,8 +119,12 @@ mod tests {
         let mut archive = Archive::default();
         archive.add("/init", Entry::Program(b"x".to_vec())).unwrap();
         let bytes = archive.to_bytes(0x5f00_0000).unwrap();
-        let expected = b"070701000000010000\x38\x31ED00000000000000000000000\x315F00000000000001\
-            00000000000000000000000000000000000000060000\x30000init\0x\0\0\0";
+        let [magic, number, program, none, time] = ["070701", "00000001", "000081ED", "00000000", "5F000000"];
+        let [one_link, one_byte, five_of_name] = ["00000001", "00000001", "00000005"];
+        let fields =
+            [magic, number, program, none, none, one_link, time, one_byte, none, none, none, none, five_of_name, none];
+        let expected = fields.concat() + "init\0\0x\0\0\0";
+        let expected = expected.as_bytes();
         assert_eq!(bytes.get(..expected.len()).unwrap(), expected);
         assert!(bytes.get(expected.len()..).unwrap().starts_with(b"07070100000000"));
         assert!(bytes.ends_with(b"TRAILER!!!\0\0\0\0"));

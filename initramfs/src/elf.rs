@@ -119,8 +119,6 @@ fn text_at(bytes: &[u8], offset: usize) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
     use super::*;
 
     #[test]

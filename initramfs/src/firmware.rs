@@ -43,8 +43,6 @@ pub fn add(archive: &mut Archive, modules: &[Module], packages: &[PathBuf]) -> R
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
     use super::*;
     use crate::modinfo::ModInfo;
 

@@ -133,6 +133,11 @@ impl Drive {
         // NVMe disks always have one.
         let serial = self.serial.clone().or_else(|| (self.bus == Bus::Nvme).then(|| format!("nvme-{content}")));
         properties.extend(serial.map(|serial| ("serial", serial)));
+        // The controller has ports 0 to 5, one disk on each; the last is for the CD.
+        let port = |content: &str| content.trim_start_matches(|c: char| !c.is_ascii_digit()).parse().unwrap_or(0_u8);
+        if self.bus == Bus::Ahci {
+            properties.push(("bus", format!("ide.{}", port(content) % 5)));
+        }
         if self.sector != 512 {
             properties.push(("logical_block_size", self.sector.to_string()));
             properties.push(("physical_block_size", self.sector.to_string()));
@@ -228,7 +233,7 @@ impl Machine {
             options.drive(&format!("disk{index}"), drive);
         }
         if let Some(network) = &self.network {
-            options.add("-netdev", &["user,id=network", network].join(",").trim_end_matches(',').to_owned());
+            options.add("-netdev", ["user,id=network", network].join(",").trim_end_matches(','));
             options.add("-device", "virtio-net-pci,netdev=network");
         }
         Ok(options.words)
@@ -271,7 +276,7 @@ impl Options {
             Medium::Cd(image) => {
                 let file = image.display();
                 self.add("-drive", &format!("if=none,id=medium,format=raw,media=cdrom,readonly=on,file={file}"));
-                self.add("-device", "ide-cd,drive=medium,bootindex=0");
+                self.add("-device", "ide-cd,drive=medium,bus=ide.5,bootindex=0");
             }
             Medium::Stick(image) => {
                 let file = image.display();

@@ -28,6 +28,8 @@ pub enum Press<'t> {
     Down,
     /// Arrow up.
     Up,
+    /// Arrow to the right.
+    Right,
     /// Letters, and whatever else has a key of its own.
     Text(&'t str),
 }
@@ -102,6 +104,7 @@ impl Screen {
                 Press::Escape => "\u{1b}",
                 Press::Down => "\u{1b}[B",
                 Press::Up => "\u{1b}[A",
+                Press::Right => "\u{1b}[C",
                 Press::Text(text) => text,
             })?;
             thread::sleep(LOOK);

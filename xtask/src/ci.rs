@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use lifeboat_tests::{imager, tool};
 
-use crate::{test, tidy};
+use crate::{media, test, tidy};
 
 /// For all fuzz targets together; what finds nothing in a minute goes on finding nothing for long.
 const FUZZING_SECONDS: usize = 480;
@@ -19,6 +19,7 @@ pub(crate) fn run() -> Result<()> {
     step("format", || cargo(&["fmt", "--all", "--check"]))?;
     step("lints", || cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
     step("documentation", documentation)?;
+    step("media", || media::run(&media::Options { twice: true, ..Default::default() }).map(drop))?;
     step("tests", || test::run(&test::Options::default()))?;
     step("fuzzing", fuzz)?;
     println!("everything holds");

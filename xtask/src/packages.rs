@@ -14,15 +14,21 @@ pub(crate) const MEDIA: &[&str] =
 /// What the tests compare with, and where the machines come from that they boot.
 pub(crate) const TESTS: &[&str] = &[
     "btrfs-progs",
+    "cpio",
     "debootstrap",
     "exfat-fuse",
     "exfatprogs",
+    "libnbd-bin",
+    "kmod",
+    "libarchive-tools",
     "ovmf",
     "partclone",
     "python3",
     "python3-pip",
     "qemu-system-x86",
     "qemu-utils",
+    "xz-utils",
+    "zstd",
 ];
 
 /// What the benchmarks measure, and what they fill their disks with.

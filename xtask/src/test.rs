@@ -3,7 +3,7 @@
 use anyhow::Result;
 use lifeboat_tests::{imager, tool};
 
-use crate::packages;
+use crate::{media, packages};
 
 #[derive(clap::Args, Default)]
 pub(crate) struct Options {
@@ -21,6 +21,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let imager = imager::binary()?;
     let mut cargo = tool::command("cargo");
     cargo.current_dir(imager::workspace()).env("IMAGER_BIN", imager).arg("test");
+    if options.package.as_deref().is_none_or(|package| package == "lifeboat-tests") {
+        cargo.env("LIFEBOAT_MEDIA", media::run(&media::Options::default())?);
+    }
     match &options.package {
         Some(package) => cargo.args(["--package", package]),
         None => cargo.arg("--workspace"),

@@ -23,7 +23,7 @@ use zeroize::Zeroizing;
 
 use super::facts::{Card, Content, Disk, Hold, Image, Looked, OpenProblem, Opened, Picture, Place};
 use super::state::{Answer, Effect, Event};
-use crate::places;
+use crate::{network, places};
 
 /// Disks that are read at the same time.
 const READERS_MAX: usize = 4;
@@ -66,9 +66,13 @@ fn perform(effect: Effect, answer: &(dyn Fn(Answer) + Sync)) {
         Effect::ReadLog(ticket, path) => {
             answer(Answer::Log(ticket, read_log(&path).map_err(|error| format!("{}: {error}", path.display()))));
         }
-        Effect::AskForAddress(ticket, _card) => {
-            let why = "this medium cannot ask by itself yet; in a shell, `udhcpc -i CARD` does";
-            answer(Answer::Address(ticket, Err(why.to_owned())));
+        Effect::SetUpNetwork(ticket, how) => {
+            // Said before the service is asked: it would name the word on the kernel's command line.
+            let set_up = network::Wanted::parse(&how).and_then(|wanted| {
+                network::ask(&wanted).map_err(|error| format!("cannot ask for the network: {error}"))?;
+                network::wait()
+            });
+            answer(Answer::Network(ticket, set_up));
         }
         Effect::Release(path) => {
             if let Err(why) = release(&path) {
@@ -150,7 +154,10 @@ fn release(disk: &Path) -> Result<(), String> {
         let own = identity::of_device(&place.device).ok().and_then(|found| found.partition_of.or(Some(found.path)));
         if own.as_deref() == Some(disk) {
             places::unmount(place).map_err(|error| {
-                format!("{} cannot be unmounted: {error}. Wait for what uses it to end, then try again.", place.device.display())
+                format!(
+                    "{} cannot be unmounted: {error}. Wait for what uses it to end, then try again.",
+                    place.device.display()
+                )
             })?;
         }
     }

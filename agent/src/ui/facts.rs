@@ -145,49 +145,55 @@ pub(crate) fn names(typed: &str, disk: &Disk) -> bool {
     typed == serial || (typed.chars().count() >= 4 && serial.ends_with(typed))
 }
 
+/// What was found on a partition, or on the bare disk.
+struct Found<'a> {
+    number: Option<u32>,
+    start: u64,
+    len: u64,
+    kind: &'a str,
+    label: Option<&'a str>,
+    used: u64,
+    notes: &'a [Note],
+}
+
 impl Picture {
     /// Of a disk that was read just now.
     pub(crate) fn of_layout(layout: &Layout) -> Self {
-        let volumes = layout.volumes.iter().map(|volume| {
-            let fs = &volume.file_system;
-            (
-                volume.partition,
-                volume.place.start,
-                volume.place.len,
-                &*fs.kind,
-                fs.label.as_deref(),
-                fs.used.total(),
-                &*fs.notes,
-            )
+        let volumes = layout.volumes.iter().map(|volume| Found {
+            number: volume.partition,
+            start: volume.place.start,
+            len: volume.place.len,
+            kind: &volume.file_system.kind,
+            label: volume.file_system.label.as_deref(),
+            used: volume.file_system.used.total(),
+            notes: &volume.file_system.notes,
         });
-        Self::new(layout.size, &layout.table, volumes.collect(), layout.wanted_bytes(), &layout.warnings)
+        Self::new(layout.size, &layout.table, volumes, layout.wanted_bytes(), &layout.warnings)
     }
 
     /// Of a disk in an image.
     pub(crate) fn of_image(disk: &DiskImage) -> Self {
-        let volumes = disk.volumes.iter().map(|volume| {
-            (
-                volume.partition,
-                volume.start,
-                volume.len,
-                &*volume.kind,
-                volume.label.as_deref(),
-                volume.used,
-                &*volume.notes,
-            )
+        let volumes = disk.volumes.iter().map(|volume| Found {
+            number: volume.partition,
+            start: volume.start,
+            len: volume.len,
+            kind: &volume.kind,
+            label: volume.label.as_deref(),
+            used: volume.used,
+            notes: &volume.notes,
         });
         let used = disk.volumes.iter().map(|volume| volume.used).fold(0, u64::saturating_add);
-        Self::new(disk.size, &disk.table, volumes.collect(), used, &disk.warnings)
+        Self::new(disk.size, &disk.table, volumes, used, &disk.warnings)
     }
 
-    fn new(
+    fn new<'a>(
         size: u64,
         table: &PartitionTable,
-        volumes: Vec<(Option<u32>, u64, u64, &str, Option<&str>, u64, &[Note])>,
+        volumes: impl Iterator<Item = Found<'a>>,
         wanted: u64,
         warnings: &[String],
     ) -> Self {
-        let parts = volumes.into_iter().map(|(number, start, len, kind, label, used, notes)| {
+        let parts = volumes.map(|Found { number, start, len, kind, label, used, notes }| {
             let entry = table.partitions.iter().find(|partition| Some(partition.number) == number);
             let label = label.or(entry.and_then(|entry| entry.name.as_deref())).filter(|label| !label.is_empty());
             Part {

@@ -54,9 +54,13 @@ fn run_on_terminal() -> io::Result<()> {
     let surroundings = terminal::surroundings();
     let (sender, events) = mpsc::channel();
     let taken = Taken::take()?;
-    terminal::find_size(&surroundings);
+    let size = terminal::assume_size(&surroundings);
     let mut screen = Terminal::new(CrosstermBackend::new(io::stdout()))?;
-    let input = Input::start(sender.clone(), surroundings.clone())?;
+    let (mut state, mut wanted) =
+        State::new(Theme::of(&surroundings), where_this_runs(), job::run_directory().join("log"));
+    // There is something to see before the terminal was asked for its size, and the keeper was found.
+    screen.draw(|frame| draw(&state, frame))?;
+    let input = Input::start(sender.clone(), size)?;
     let from_keeper = sender.clone();
     let keeper = Client::start(move |update| {
         let event = match update {
@@ -68,10 +72,8 @@ fn run_on_terminal() -> io::Result<()> {
     })?;
     effects::watch_disks(sender.clone());
 
-    let (mut state, mut wanted) =
-        State::new(Theme::of(&surroundings), where_this_runs(), job::run_directory().join("log"));
     let pause = if surroundings.is_serial() { SERIAL_PAUSE } else { PAUSE };
-    let mut clock = Clock { tick: Instant::now(), drawn: None, pause };
+    let mut clock = Clock::new(pause);
     loop {
         for effect in wanted.drain(..) {
             match effect {
@@ -81,6 +83,7 @@ fn run_on_terminal() -> io::Result<()> {
                 }
                 Effect::Redraw => {
                     input.measure();
+                    let _cursor = input.cursor();
                     screen.clear()?;
                 }
                 Effect::Shell => {
@@ -98,9 +101,10 @@ fn run_on_terminal() -> io::Result<()> {
             }
         }
         if clock.is_time_to_draw() {
+            let _cursor = input.cursor();
             screen.draw(|frame| draw(&state, frame))?;
         }
-        for event in clock.next(&events) {
+        for event in clock.next(&events, state.is_moving()) {
             match event {
                 Event::Hangup => return Ok(()),
                 Event::Resize => screen.autoresize()?,
@@ -111,42 +115,66 @@ fn run_on_terminal() -> io::Result<()> {
     }
 }
 
+/// Whether there is something new to draw.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Picture {
+    Same,
+    /// When the pause is over.
+    Soon,
+    /// A key was pressed: whoever pressed it waits.
+    Now,
+}
+
 /// When the next picture and the next tick are due.
 struct Clock {
     tick: Instant,
-    /// When the last picture was drawn; none, when the next is wanted at once.
-    drawn: Option<Instant>,
+    drawn: Instant,
     pause: Duration,
+    picture: Picture,
 }
 
 impl Clock {
+    fn new(pause: Duration) -> Self {
+        Self { tick: Instant::now(), drawn: Instant::now(), pause, picture: Picture::Now }
+    }
+
     fn is_time_to_draw(&mut self) -> bool {
-        let is_time = self.drawn.is_none_or(|drawn| drawn.elapsed() >= self.pause);
+        let is_time = match self.picture {
+            Picture::Same => false,
+            Picture::Soon => self.drawn.elapsed() >= self.pause,
+            Picture::Now => true,
+        };
         if is_time {
-            self.drawn = Some(Instant::now());
+            (self.drawn, self.picture) = (Instant::now(), Picture::Same);
         }
         is_time
     }
 
-    /// What happened, one thing at least; a tick, if nothing else.
-    fn next(&mut self, events: &Receiver<Event>) -> Vec<Event> {
+    /// What happened meanwhile. A tick counts for the picture only where something moves.
+    fn next(&mut self, events: &Receiver<Event>, is_moving: bool) -> Vec<Event> {
+        let mut wait = TICK.saturating_sub(self.tick.elapsed());
+        if self.picture == Picture::Soon {
+            wait = wait.min(self.pause.saturating_sub(self.drawn.elapsed()));
+        }
         let mut found = Vec::new();
-        // A picture that was put off is drawn when its time has come.
-        let until_picture = self.drawn.map_or(TICK, |drawn| self.pause.saturating_sub(drawn.elapsed()));
-        let until_tick = TICK.saturating_sub(self.tick.elapsed());
-        let wait = if until_picture.is_zero() { until_tick } else { until_tick.min(until_picture) };
         match events.recv_timeout(wait) {
             Ok(event) => found.push(event),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => found.push(Event::Hangup),
         }
         found.extend(events.try_iter());
-        if found.iter().any(|event| matches!(event, Event::Key(_) | Event::Resize | Event::Refused(_))) {
-            self.drawn = None;
+        let is_urgent = |event: &Event| matches!(event, Event::Key(_) | Event::Resize | Event::Refused(_));
+        if found.iter().any(is_urgent) {
+            self.picture = Picture::Now;
+        } else if !found.is_empty() && self.picture == Picture::Same {
+            self.picture = Picture::Soon;
         }
         if self.tick.elapsed() >= TICK {
             self.tick = Instant::now();
             found.push(Event::Tick);
+            if is_moving && self.picture == Picture::Same {
+                self.picture = Picture::Soon;
+            }
         }
         found
     }

@@ -100,8 +100,8 @@ pub(crate) enum Answer {
     Log(Ticket, Result<Vec<String>, String>),
     /// Something was not done: why, and what to do.
     Failed(String),
-    /// What came of asking for an address.
-    Address(Ticket, Result<String, String>),
+    /// What came of setting up the network.
+    Network(Ticket, Result<String, String>),
 }
 
 /// Something that the state machine wants done.
@@ -121,8 +121,8 @@ pub(crate) enum Effect {
     Open(Ticket, PathBuf, Option<String>),
     /// Answered by [`Answer::Log`].
     ReadLog(Ticket, PathBuf),
-    /// Asks for an address on a card. Answered by [`Answer::Address`].
-    AskForAddress(Ticket, String),
+    /// Sets up the network: `dhcp`, or `IP/PREFIX,GATEWAY,DNS`. Answered by [`Answer::Network`].
+    SetUpNetwork(Ticket, String),
     /// Unmounts what was mounted of a disk as a place for repositories. Answered by [`Answer::Disks`] or
     /// [`Answer::Failed`].
     Release(PathBuf),
@@ -237,10 +237,8 @@ pub(super) enum Move {
     Home,
     /// On to another.
     Open(Box<dyn Screen>),
-    /// On to another, which stands in this one's place.
-    Become(Box<dyn Screen>),
     /// A question first.
-    Ask(Question),
+    Ask(Box<Question>),
     /// Something that must be read.
     Tell(String),
 }
@@ -295,8 +293,10 @@ pub(super) trait Screen {
     /// An answer, to this screen or another.
     fn answer(&mut self, _answer: &Answer, _world: &World, _effects: &mut Effects) {}
 
-    /// Time went by.
-    fn tick(&mut self, _world: &World, _effects: &mut Effects) {}
+    /// Time is seen to go by, because there is nothing else to see.
+    fn is_moving(&self) -> bool {
+        false
+    }
 
     /// Draws it.
     fn draw(&self, world: &World, area: Rect, buffer: &mut Buffer);
@@ -305,7 +305,7 @@ pub(super) trait Screen {
 /// Something in front of the screens.
 pub(super) enum Dialog {
     /// A question, and whether yes is marked.
-    Question(Question, bool),
+    Question(Box<Question>, bool),
     /// Something to be read.
     Notice(String),
     /// Help, scrolled by so many lines.
@@ -344,9 +344,9 @@ impl State {
         (state, vec![Effect::ReadMachine, Effect::ReadDisks])
     }
 
-    /// Nothing lies on top of Home.
-    pub(crate) fn is_home(&self) -> bool {
-        self.screens.is_empty() && self.dialog.is_none()
+    /// Time is seen to go by.
+    pub(crate) fn is_moving(&self) -> bool {
+        self.front().is_moving()
     }
 
     /// The screen in front.

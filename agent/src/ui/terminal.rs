@@ -2,10 +2,10 @@
 //!
 //! Must not know: screens.
 
-use std::io::{self, Write};
-use std::sync::Arc;
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -81,26 +81,38 @@ pub(super) fn give_back() {
     let _ = disable_raw_mode();
 }
 
-/// Asks a terminal that has no size, as serial lines have none, where its last corner is.
-pub(super) fn find_size(surroundings: &Surroundings) {
+/// Whether a terminal has to be asked for its size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Size {
+    /// The kernel knows it.
+    Known,
+    /// Serial lines have none, or one that somebody guessed.
+    Guessed,
+}
+
+/// A size for a terminal that has none, to begin with.
+pub(super) fn assume_size(surroundings: &Surroundings) -> Size {
     let known = tcgetwinsize(io::stdin()).is_ok_and(|size| size.ws_col > 0 && size.ws_row > 0);
-    if known && !surroundings.is_serial() {
-        return;
+    if !known {
+        set_size(COLUMNS, ROWS);
     }
+    if known && !surroundings.is_serial() { Size::Known } else { Size::Guessed }
+}
+
+fn set_size(columns: u16, rows: u16) {
+    // Drawn at another size it is still usable.
+    let _ = tcsetwinsize(io::stdin(), Winsize { ws_col: columns, ws_row: rows, ws_xpixel: 0, ws_ypixel: 0 });
+}
+
+/// Asks the terminal where its last corner is. One that does not answer keeps its size.
+fn find_size() {
     let corner = || -> io::Result<(u16, u16)> {
         execute!(io::stdout(), MoveTo(998, 998))?;
         crossterm::cursor::position()
     };
-    let (columns, rows) = match corner() {
-        Ok((x, y)) if x >= 9 && y >= 4 => (x.saturating_add(1), y.saturating_add(1)),
-        // Nobody at the other end, or somebody who does not answer.
-        _ if known => return,
-        _ => (COLUMNS, ROWS),
-    };
-    let size = Winsize { ws_col: columns, ws_row: rows, ws_xpixel: 0, ws_ypixel: 0 };
-    // Drawn at its old size it is still usable.
-    let _ = tcsetwinsize(io::stdin(), size);
-    let _ = io::stdout().flush();
+    if let Ok((x @ 9.., y @ 4..)) = corner() {
+        set_size(x.saturating_add(1), y.saturating_add(1));
+    }
 }
 
 /// Reads keys, except while the terminal is lent.
@@ -129,7 +141,9 @@ impl Input {
                 }
                 waiting.store(false, Ordering::SeqCst);
                 if measure.swap(false, Ordering::SeqCst) {
-                    find_size(&surroundings);
+                    let still = cursor.lock().unwrap_or_else(PoisonError::into_inner);
+                    find_size();
+                    drop(still);
                     if events.send(Event::Resize).is_err() {
                         return;
                     }
@@ -166,9 +180,14 @@ impl Input {
         done
     }
 
-    /// Asks a serial terminal for its size again.
+    /// Asks a terminal for its size again that may have another by now, and cannot say so by itself.
     pub(super) fn measure(&self) {
-        self.measure.store(true, Ordering::SeqCst);
+        self.measure.store(self.size == Size::Guessed, Ordering::SeqCst);
+    }
+
+    /// The cursor may be moved while this is held.
+    pub(super) fn cursor(&self) -> MutexGuard<'_, ()> {
+        self.cursor.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -111,17 +111,6 @@ impl Theme {
         Self { glyphs, palette }
     }
 
-    /// What it is called.
-    pub(crate) fn words(self) -> String {
-        let glyphs = match self.glyphs {
-            Glyphs::Full => "all characters",
-            Glyphs::Console => "console characters",
-            Glyphs::Ascii => "ASCII",
-        };
-        let palette = if self.palette == Palette::Colour { "in colour" } else { "without colour" };
-        format!("{glyphs}, {palette}")
-    }
-
     /// How a role looks.
     pub(crate) fn style(self, role: Role) -> Style {
         let plain = Style::new();

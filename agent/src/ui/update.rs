@@ -9,12 +9,7 @@ use crate::job;
 pub(crate) fn update(state: &mut State, event: Event) -> Vec<Effect> {
     match event {
         Event::Key(key) => on_key(state, key),
-        Event::Tick => {
-            state.world.ticks = state.world.ticks.wrapping_add(1);
-            for screen in &mut state.screens {
-                screen.tick(&state.world, &mut state.effects);
-            }
-        }
+        Event::Tick => state.world.ticks = state.world.ticks.wrapping_add(1),
         Event::Resize | Event::Hangup => {}
         Event::Job(status) => on_job(state, status.map(|status| *status)),
         Event::KeeperLost => state.world.keeper = Keeper::Lost,
@@ -85,10 +80,6 @@ fn go(state: &mut State, next: Move) {
         }
         Move::Home => state.screens.clear(),
         Move::Open(screen) => state.screens.push(screen),
-        Move::Become(screen) => {
-            state.screens.pop();
-            state.screens.push(screen);
-        }
         Move::Ask(question) => state.dialog = Some(Dialog::Question(question, false)),
         Move::Tell(text) => state.dialog = Some(Dialog::Notice(text)),
     }

@@ -130,9 +130,17 @@ impl Console {
         tcgetattr(&self.line).unwrap().local_flags.contains(LocalFlags::ICANON | LocalFlags::ECHO)
     }
 
-    pub(crate) fn size(&self) -> (u16, u16) {
-        let size = rustix::termios::tcgetwinsize(&self.line).unwrap();
-        (size.ws_col, size.ws_row)
+    /// Waits until the kernel knows the terminal's size in columns and rows.
+    pub(crate) fn wait_for_size(&self, wanted: (u16, u16)) {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            let size = rustix::termios::tcgetwinsize(&self.line).unwrap();
+            if (size.ws_col, size.ws_row) == wanted {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{} columns, {} rows", size.ws_col, size.ws_row);
+            sleep(Duration::from_millis(20));
+        }
     }
 
     pub(crate) fn wait_for_end(&mut self) {

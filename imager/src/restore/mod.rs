@@ -12,6 +12,7 @@ mod captured;
 mod check;
 mod compare;
 mod plan;
+mod portions;
 
 use std::collections::HashSet;
 use std::sync::atomic::Ordering;
@@ -22,6 +23,7 @@ use serde::Serialize;
 pub use self::check::{check_device, check_different, check_file, check_partition, find_kind};
 pub use self::plan::{DiskPlan, DiskSummary, Plan, PlanSummary};
 
+use self::portions::{Portion, Portions, Zeros, total};
 use crate::bulk::{FrameSink, FrameTask, ReadPlan, Want, checked_chunk, read_frames};
 use crate::disk::target::Target;
 use crate::error::{Error, Result};
@@ -160,38 +162,59 @@ pub struct Restored {
 /// What the store or a target says, [`Error::Interrupted`], [`Error::Damaged`]; the target then has no first
 /// MiB and does not look bootable. [`Error::DamageFound`] when reading back finds a difference.
 pub fn restore(repository: &Arc<Repository>, plan: Plan, options: &Options, progress: &Progress) -> Result<Restored> {
-    let Plan { mut disks, mut read } = plan;
-    if options.damage == OnDamage::Stop && !read.missing.is_empty() {
+    let Plan { disks, portions } = plan;
+    if options.damage == OnDamage::Stop && portions.missing > 0 {
         return Err(Error::DamageFound(format!(
             "{} chunks of the image are missing from the repository; nothing was written. `imager verify` says what is hurt; --keep-going restores the rest",
-            read.missing.len()
+            portions.missing
         )));
     }
     let mut restored = Restored::default();
-    let mut by_place = read.wants.clone();
-    by_place.sort_unstable_by_key(|want| want.place);
-    if options.changed_only == ChangedOnly::Yes {
-        let kept = leave_out_unchanged(repository, &mut disks, &by_place, progress)?;
-        restored.unchanged = total(&by_place) - total(&kept);
-        read = ReadPlan::new(repository, kept, &HashSet::new())?;
-    }
+    let differs = match options.changed_only {
+        ChangedOnly::Yes => Some(find_differing(repository, &disks, &portions, &mut restored, progress)?),
+        ChangedOnly::No => None,
+    };
     for disk in &disks {
         disk.guard.begin()?;
-        disk.prepare(progress)?;
+        disk.discard(progress)?;
     }
-    progress.begin(Phase::Copying, read.wants.iter().map(|want| u64::from(want.len)).sum());
-    let lost = write_data(repository, &disks, read, options, progress)?;
-    restored.lost = total(&lost);
-    restored.unreadable = disks.iter().map(|disk| disk.unreadable.total()).sum();
+    let compared: u64 = disks.iter().filter(|_| differs.is_some()).map(DiskPlan::zero_bytes).sum();
+    progress.begin(Phase::Copying, portions.data_bytes - restored.unchanged + compared);
+    let mut lost = ExtentSet::new();
+    for number in 0..portions.len() {
+        let fresh;
+        let (zeros, read) = match (&portions.only, &differs) {
+            (Some((zeros, read)), None) => (zeros.clone(), read),
+            _ => {
+                let Portion { mut wants, zeros, .. } = portions.load(repository, &disks, number)?;
+                let differs = |want: &Want| differs.as_ref().is_none_or(|set| set.contains(place_of(want)));
+                wants.retain(differs);
+                fresh = ReadPlan::new(repository, wants, &HashSet::new())?;
+                if options.damage == OnDamage::Stop && !fresh.missing.is_empty() {
+                    return Err(now_missing(fresh.missing.len()));
+                }
+                (zeros, &fresh)
+            }
+        };
+        for (number, disk) in disks.iter().enumerate() {
+            disk.write_zeros(&zeros, number, options.changed_only, progress)?;
+        }
+        let found = write_data(repository, &disks, read, options, progress)?;
+        for disk in &disks {
+            disk.write_lost_zeros(&found)?;
+        }
+        restored.lost += total(&found);
+        lost = lost.union(&found.iter().map(place_of).collect());
+    }
+    restored.unreadable = disks.iter().map(|disk| disk.gets.unreadable).sum();
     for disk in &disks {
-        disk.write_lost_zeros(&lost)?;
         for patch in &disk.patches {
             disk.guard.write(patch.offset, &patch.bytes)?;
         }
         disk.guard.flush()?;
     }
     if options.read_back == ReadBack::Yes {
-        read_back(repository, &disks, &by_place, &lost, progress)?;
+        read_back(repository, &disks, &portions, &lost, progress)?;
         restored.read_back = true;
     }
     progress.begin(Phase::Finishing, 0);
@@ -206,8 +229,13 @@ pub fn restore(repository: &Arc<Repository>, plan: Plan, options: &Options, prog
     Ok(restored)
 }
 
-fn total(wants: &[Want]) -> u64 {
-    wants.iter().map(|want| u64::from(want.len)).sum()
+fn now_missing(chunks: usize) -> Error {
+    Error::DamageFound(format!("{chunks} chunks of the image are missing from the repository"))
+}
+
+/// In the space of places.
+fn place_of(want: &Want) -> Extent {
+    Extent::new(want.place, want.len.into())
 }
 
 /// Wants of one target, of those that are sorted by place.
@@ -217,47 +245,52 @@ fn wants_of<'w>(disk: &DiskPlan, by_place: &'w [Want]) -> &'w [Want] {
     by_place.get(first..last).unwrap_or_default()
 }
 
-fn leave_out_unchanged(
+/// The places where a target does not have yet what it gets, and maybe a little more.
+fn find_differing(
     repository: &Repository,
-    disks: &mut [DiskPlan],
-    by_place: &[Want],
+    disks: &[DiskPlan],
+    portions: &Portions,
+    restored: &mut Restored,
     progress: &Progress,
-) -> Result<Vec<Want>> {
-    let zeros: u64 = disks.iter().map(|disk| disk.zeros.total()).sum();
-    progress.begin(Phase::Planning, total(by_place) + zeros);
-    let mut kept = Vec::new();
-    for disk in disks {
-        // What is emptied first has to be written whatever it holds now.
-        let held = |extent: Extent| disk.guard.held().intersect(extent).next().is_some();
-        let (always, compared): (Vec<Want>, Vec<Want>) = wants_of(disk, by_place)
+) -> Result<ExtentSet> {
+    progress.begin(Phase::Planning, portions.data_bytes);
+    let mut differs = ExtentSet::new();
+    for number in 0..portions.len() {
+        let Portion { wants: by_place, .. } = portions.load(repository, disks, number)?;
+        let mut kept = Vec::new();
+        for disk in disks {
+            // What is emptied first has to be written whatever it holds now.
+            let held = |extent: Extent| disk.guard.held().intersect(extent).next().is_some();
+            let (always, compared): (Vec<Want>, Vec<Want>) = wants_of(disk, &by_place)
+                .iter()
+                .partition(|want| held(Extent::new(want.place - disk.base, want.len.into())));
+            kept.extend(always);
+            kept.extend(compare::differing(repository, &**disk.target(), disk.base, &compared, progress)?);
+        }
+        differs = differs.union(&kept.iter().map(place_of).collect());
+        restored.unchanged += by_place
             .iter()
-            .partition(|want| held(Extent::new(want.place - disk.base, want.len.into())));
-        kept.extend(always);
-        kept.extend(compare::differing(repository, &**disk.target(), disk.base, &compared, progress)?);
-        disk.zeros = compare::not_zero(&**disk.target(), &disk.zeros, progress)?;
+            .filter(|want| !differs.contains(place_of(want)))
+            .map(|want| u64::from(want.len))
+            .sum::<u64>();
     }
-    Ok(kept)
+    Ok(differs)
 }
 
 /// Writes every want; gives those that the repository could not deliver.
 fn write_data(
     repository: &Arc<Repository>,
     disks: &[DiskPlan],
-    mut plan: ReadPlan,
+    first: &ReadPlan,
     options: &Options,
     progress: &Progress,
 ) -> Result<Vec<Want>> {
-    let mut lost = std::mem::take(&mut plan.missing);
+    let mut lost = first.missing.clone();
+    let mut moved: Option<ReadPlan> = None;
     for attempt in 0.. {
-        let writer = Writer {
-            repository,
-            disks,
-            plan: &plan,
-            options,
-            progress,
-            gone: Mutex::default(),
-            lost: Mutex::default(),
-        };
+        let plan = moved.as_ref().unwrap_or(first);
+        let writer =
+            Writer { repository, disks, plan, options, progress, gone: Mutex::default(), lost: Mutex::default() };
         read_frames(repository, &plan.tasks, options.memory, progress, &writer)?;
         lost.append(&mut lock(&writer.lost));
         let gone = std::mem::take(&mut *lock(&writer.gone));
@@ -265,14 +298,11 @@ fn write_data(
             break;
         }
         // A prune moved them meanwhile: the index knows where to.
-        plan = ReadPlan::new(repository, gone, &HashSet::new())?;
+        let plan = moved.insert(ReadPlan::new(repository, gone, &HashSet::new())?);
         if attempt == 3 || !plan.missing.is_empty() {
             let missing = if plan.missing.is_empty() { &plan.wants } else { &plan.missing };
             if options.damage == OnDamage::Stop {
-                return Err(Error::DamageFound(format!(
-                    "{} chunks of the image are missing from the repository",
-                    missing.len()
-                )));
+                return Err(now_missing(missing.len()));
             }
             lost.extend_from_slice(missing);
             if attempt == 3 {
@@ -368,35 +398,36 @@ impl FrameSink for Writer<'_> {
 fn read_back(
     repository: &Repository,
     disks: &[DiskPlan],
-    by_place: &[Want],
-    lost: &[Want],
+    portions: &Portions,
+    lost: &ExtentSet,
     progress: &Progress,
 ) -> Result<()> {
-    let zeros: u64 = disks.iter().map(|disk| disk.zeros.total()).sum();
-    progress.begin(Phase::Verifying, total(by_place) + zeros);
-    let lost: HashSet<u64> = lost.iter().map(|want| want.place).collect();
-    for disk in disks {
-        let patched: ExtentSet =
-            disk.patches.iter().map(|patch| Extent::new(patch.offset, patch.bytes.len() as u64)).collect();
-        let skipped = patched.union(disk.guard.held());
-        let compared: Vec<Want> = wants_of(disk, by_place)
-            .iter()
-            .filter(|want| !lost.contains(&want.place))
-            .filter(|want| skipped.intersect(Extent::new(want.place - disk.base, want.len.into())).next().is_none())
-            .copied()
-            .collect();
-        let wrong = compare::differing(repository, &**disk.target(), disk.base, &compared, progress)?;
-        let not_zero =
-            compare::not_zero(&**disk.target(), &disk.zeros.union(&disk.unreadable).minus(&skipped), progress)?;
-        let first =
-            wrong.first().map(|want| want.place - disk.base).or(not_zero.iter().next().map(|extent| extent.start));
-        if let Some(byte) = first {
-            return Err(Error::DamageFound(format!(
-                "{} does not give back what was written to it: {} chunks and {} bytes of zeros differ, the first at byte {byte}. The disk is not to be trusted",
-                disk.target().identity().path.display(),
-                wrong.len(),
-                not_zero.total(),
-            )));
+    let zeros: u64 = disks.iter().map(DiskPlan::zero_bytes).sum();
+    progress.begin(Phase::Verifying, portions.data_bytes + zeros);
+    for number in 0..portions.len() {
+        let Portion { wants: by_place, zeros, .. } = portions.load(repository, disks, number)?;
+        for (number, disk) in disks.iter().enumerate() {
+            let patched: ExtentSet =
+                disk.patches.iter().map(|patch| Extent::new(patch.offset, patch.bytes.len() as u64)).collect();
+            let skipped = patched.union(disk.guard.held());
+            let compared: Vec<Want> = wants_of(disk, &by_place)
+                .iter()
+                .filter(|want| !lost.contains(place_of(want)))
+                .filter(|want| skipped.intersect(Extent::new(want.place - disk.base, want.len.into())).next().is_none())
+                .copied()
+                .collect();
+            let wrong = compare::differing(repository, &**disk.target(), disk.base, &compared, progress)?;
+            let not_zero = compare::not_zero(&**disk.target(), &zeros.all_of(number).minus(&skipped), progress)?;
+            let first =
+                wrong.first().map(|want| want.place - disk.base).or(not_zero.iter().next().map(|extent| extent.start));
+            if let Some(byte) = first {
+                return Err(Error::DamageFound(format!(
+                    "{} does not give back what was written to it: {} chunks and {} bytes of zeros differ, the first at byte {byte}. The disk is not to be trusted",
+                    disk.target().identity().path.display(),
+                    wrong.len(),
+                    not_zero.total(),
+                )));
+            }
         }
     }
     Ok(())
@@ -408,8 +439,12 @@ impl DiskPlan {
         self.guard.target()
     }
 
-    /// Discards, and writes the zeros.
-    fn prepare(&self, progress: &Progress) -> Result<()> {
+    fn zero_bytes(&self) -> u64 {
+        self.gets.zeros + self.gets.unreadable
+    }
+
+    /// Discards what nobody needs.
+    fn discard(&self, progress: &Progress) -> Result<()> {
         if self.target().is_blank() {
             return Ok(());
         }
@@ -423,7 +458,19 @@ impl DiskPlan {
                 break;
             }
         }
-        for extent in self.zeros.union(&self.unreadable).minus(self.guard.held()).iter() {
+        Ok(())
+    }
+
+    /// Writes the zeros of a portion.
+    fn write_zeros(&self, zeros: &Zeros, number: usize, changed: ChangedOnly, progress: &Progress) -> Result<()> {
+        if self.target().is_blank() {
+            return Ok(());
+        }
+        let mut places = zeros.all_of(number).minus(self.guard.held());
+        if changed == ChangedOnly::Yes {
+            places = compare::not_zero(&**self.target(), &places, progress)?;
+        }
+        for extent in places.iter() {
             progress.check()?;
             self.guard.zero(extent)?;
         }

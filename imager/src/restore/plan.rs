@@ -5,16 +5,15 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use super::portions::{Gets, Portions};
 use super::{DiskTarget, OnDamage, Options, Unused, WhatToWrite};
-use crate::bulk::{ReadPlan, Want, for_each_run, map_reader};
-use crate::capture::short;
+use crate::bulk::map_reader;
 use crate::disk::guard::{End, Guard};
 use crate::disk::target::Target;
 use crate::error::{Error, Result};
 use crate::extent::{Extent, ExtentSet};
 use crate::progress::Progress;
 use crate::repo::Repository;
-use crate::repo::block_map::Run;
 use crate::repo::manifest::{DiskImage, Manifest};
 use crate::table::{self, Ids, Patch, TableKind};
 
@@ -22,8 +21,8 @@ use crate::table::{self, Ids, Patch, TableKind};
 pub struct Plan {
     /// One for each target.
     pub disks: Vec<DiskPlan>,
-    /// Where each chunk comes from. Places are those of [`DiskPlan::base`].
-    pub(super) read: ReadPlan,
+    /// What goes where. Places are those of [`DiskPlan::base`].
+    pub(super) portions: Portions,
 }
 
 /// What happens to one target.
@@ -34,12 +33,10 @@ pub struct DiskPlan {
     pub(super) guard: Guard,
     /// Where this target begins in the space of places.
     pub(super) base: u64,
-    /// Zeros to write, in bytes of the target.
-    pub(super) zeros: ExtentSet,
-    /// What the source could not read; zeros, too.
-    pub(super) unreadable: ExtentSet,
-    /// Data to write, in bytes of the target.
-    pub(super) data: ExtentSet,
+    /// Where the target's first byte lies on the disk in the image.
+    pub(super) shift: u64,
+    /// What it gets.
+    pub(super) gets: Gets,
     /// What is discarded first.
     pub(super) discard: ExtentSet,
     /// What must be changed for the partition table to fit the target.
@@ -95,42 +92,27 @@ impl Plan {
         progress: &Progress,
     ) -> Result<Self> {
         let (mut reader, _) = map_reader(repository, &std::collections::HashSet::new(), &mut |_| Ok(()))?;
-        let (mut disks, mut wants) = (Vec::new(), Vec::new());
+        let mut disks = Vec::new();
         let mut base = 0u64;
         for DiskTarget { disk, target, what } in targets {
-            progress.check()?;
             let image =
                 manifest.disks.get(disk).ok_or_else(|| Error::Usage(format!("the image has no disk {disk}")))?;
-            let mut plan = DiskPlan::new(disk, image, target, what, base)?;
-            let shift = match plan.what {
-                WhatToWrite::OnePartitionAlone(number) => partition_place(image, number)?.start,
-                _ => 0,
-            };
+            let plan = DiskPlan::new(disk, image, target, what, base)?;
             if options.ids == Ids::New && (!plan.what.writes_table() || image.table.kind == TableKind::None) {
                 return Err(Error::Usage(
                     "only a partition table has ids to renew, and this restore writes none".into(),
                 ));
             }
-            let what = plan.what.clone();
-            let chosen =
-                |region: usize| image.regions.get(region).is_some_and(|region| what.includes(region.partition));
-            for_each_run(manifest, &mut reader, &|d, region| d == disk && chosen(region), &mut |run| {
-                let extent = Extent::new(run.start.saturating_sub(shift), run.len.into());
-                match run.run {
-                    Run::Zero => plan.zeros.insert(extent),
-                    Run::Unreadable => plan.unreadable.insert(extent),
-                    Run::Chunk(id) => {
-                        plan.data.insert(extent);
-                        wants.push(Want { chunk: short(id), place: base + extent.start, len: run.len });
-                    }
-                }
-                Ok(())
-            })?;
-            plan.plan_discard(image, options.unused);
             base = base.saturating_add(plan.target().size());
             disks.push(plan);
         }
-        let read = ReadPlan::new(repository, wants, &std::collections::HashSet::new())?;
+        let chunks_max = options.memory.planned_chunks_max();
+        let portions = Portions::plan(repository, manifest, &mut reader, &mut disks, chunks_max, progress)?;
+        for plan in &mut disks {
+            if let Some(image) = manifest.disks.get(plan.disk) {
+                plan.plan_discard(image, options.unused);
+            }
+        }
         for plan in &mut disks {
             let Some(image) = manifest.disks.get(plan.disk) else { continue };
             if !plan.what.writes_table() {
@@ -153,7 +135,7 @@ impl Plan {
             plan.patches =
                 patches.map_err(|error| Error::refused(&plan.target().identity().path, error.to_string()))?;
         }
-        Ok(Self { disks, read })
+        Ok(Self { disks, portions })
     }
 
     /// The plan in numbers.
@@ -165,20 +147,19 @@ impl Plan {
             target_size: plan.target().size(),
             partitions: plan.what.numbers(),
             writes_table: plan.what.writes_table(),
-            data: plan.data.total(),
-            zeros: if plan.target().is_blank() { 0 } else { plan.zeros.total() },
-            unreadable: plan.unreadable.total(),
+            data: plan.gets.data,
+            zeros: if plan.target().is_blank() { 0 } else { plan.gets.zeros },
+            unreadable: plan.gets.unreadable,
             discard: plan.discard.total(),
             patches: plan.patches.iter().map(|patch| Extent::new(patch.offset, patch.bytes.len() as u64)).collect(),
         });
-        let read = self.read.tasks.iter().map(|task| u64::from(task.entry.stored_len)).sum();
-        PlanSummary { disks: disks.collect(), read }
+        PlanSummary { disks: disks.collect(), read: self.portions.stored_bytes }
     }
 
     /// Bytes of data that go to the targets.
     #[must_use]
     pub fn data_bytes(&self) -> u64 {
-        self.read.wants.iter().map(|want| u64::from(want.len)).sum()
+        self.portions.data_bytes
     }
 }
 
@@ -198,7 +179,7 @@ impl DiskPlan {
         }
         let whole = Extent::new(0, size);
         // What becomes bootable.
-        let mut places = Vec::new();
+        let (mut places, mut shift) = (Vec::new(), 0);
         match &what {
             WhatToWrite::All | WhatToWrite::TableAndPartitions(_) => {
                 if size < image.size {
@@ -226,6 +207,7 @@ impl DiskPlan {
                     ));
                 }
                 places.push(Extent::new(0, place.len));
+                shift = place.start;
             }
         }
         let end = if what.writes_table() { End::OfDisk } else { End::Plain };
@@ -233,9 +215,8 @@ impl DiskPlan {
             disk,
             guard: Guard::new(target, &places, end),
             base,
-            zeros: ExtentSet::new(),
-            unreadable: ExtentSet::new(),
-            data: ExtentSet::new(),
+            shift,
+            gets: Gets::default(),
             discard: ExtentSet::new(),
             patches: Vec::new(),
             what,
@@ -257,7 +238,7 @@ impl DiskPlan {
                 partition_place(image, *number).map(|place| Extent::new(0, place.len)).into_iter().collect()
             }
         };
-        let written = self.data.union(&self.zeros).union(&self.unreadable).union(self.guard.held());
+        let written = self.gets.written.union(self.guard.held());
         // Whole MiB only: devices round, and may round the wrong way.
         let free = places.minus(&written);
         let grid = 1 << 20;

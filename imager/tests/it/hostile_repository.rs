@@ -97,7 +97,7 @@ fn a_file_with_the_bytes_of_a_block_map_is_not_taken_for_it() {
 }
 
 /// Puts one pack of one frame into the repository, and gives the ids of its chunks.
-fn put_pack(repository: &Repository, content: Content, chunks: &[&[u8]]) -> Vec<ChunkId> {
+pub(crate) fn put_pack(repository: &Repository, content: Content, chunks: &[&[u8]]) -> Vec<ChunkId> {
     let ids: Vec<ChunkId> = chunks.iter().map(|chunk| repository.chunk_id(content, [*chunk])).collect();
     let entry = |(id, chunk): (&ChunkId, &&[u8])| ChunkEntry { id: *id, len: u32::try_from(chunk.len()).unwrap() };
     let frame = RawFrame { content, data: chunks.concat(), chunks: ids.iter().zip(chunks).map(entry).collect() };
@@ -108,7 +108,7 @@ fn put_pack(repository: &Repository, content: Content, chunks: &[&[u8]]) -> Vec<
     ids
 }
 
-fn leaf(records: &[(u32, u32, ChunkId)]) -> Vec<u8> {
+pub(crate) fn leaf(records: &[(u32, u32, ChunkId)]) -> Vec<u8> {
     let record =
         |(start, len, id): &(u32, u32, ChunkId)| [&start.to_le_bytes()[..], &len.to_le_bytes(), &id.0].concat();
     records.iter().flat_map(record).collect()
@@ -164,7 +164,7 @@ fn a_chunk_is_never_written_beyond_its_record() {
     }
 }
 
-fn node_of(children: u32, child: ChunkId) -> Vec<u8> {
+pub(crate) fn node_of(children: u32, child: ChunkId) -> Vec<u8> {
     (0..children).flat_map(|number| [&number.to_le_bytes()[..], &child.0].concat()).collect()
 }
 

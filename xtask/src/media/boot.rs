@@ -111,16 +111,16 @@ impl Fat<'_> {
         Ok(())
     }
 
-    /// Bytes that hold these files, with some to spare, in whole MiB.
+    /// Bytes that hold these files, the file system's own tables and little more.
     pub(super) fn bytes_for(files: &[(PathBuf, &str)]) -> Result<u64> {
-        const MIB: u64 = 1 << 20;
-        let mut bytes = MIB;
+        const STEP: u64 = 256 << 10;
+        let mut bytes = STEP;
         for (file, _) in files {
             bytes += fs::metadata(file).with_context(|| file.display().to_string())?.len();
         }
         if bytes >= 1 << 32 {
             bail!("the files are too large for FAT");
         }
-        Ok(bytes.next_multiple_of(MIB))
+        Ok(bytes.next_multiple_of(STEP))
     }
 }

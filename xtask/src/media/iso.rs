@@ -9,7 +9,7 @@ use lifeboat_tests::tool;
 use super::Ingredients;
 use super::boot::{self, Fat};
 
-pub(super) const LABEL: &str = "LIFEBOAT";
+const LABEL: &str = "LIFEBOAT";
 
 pub(super) fn build(ingredients: &Ingredients, iso: &Path) -> Result<()> {
     let root = ingredients.work.join("iso");
@@ -27,7 +27,7 @@ pub(super) fn build(ingredients: &Ingredients, iso: &Path) -> Result<()> {
 
     let mut xorriso = ingredients.command("xorriso");
     // Dates and, from them, the disk's GUID come from SOURCE_DATE_EPOCH.
-    xorriso.args(["-as", "mkisofs", "-quiet", "-r", "-J", "-joliet-long", "-V", LABEL]);
+    xorriso.args(["-as", "mkisofs", "-quiet", "-no-pad", "-r", "-J", "-joliet-long", "-V", LABEL]);
     // A CD in a machine with a BIOS.
     xorriso.args(["-b", "boot/grub/eltorito.img", "-no-emul-boot", "-boot-load-size", "4", "-boot-info-table"]);
     // The same on a stick: GRUB's boot record, and a partition table that covers the file system.

@@ -21,23 +21,27 @@ use lifeboat_tests::{imager, tool};
 
 use crate::packages;
 
-#[derive(clap::Args)]
+#[derive(clap::Args, Default)]
 pub(crate) struct Options {
     /// Which modules go in: all of `initramfs/modules.list`, or what QEMU's machines need.
     #[arg(long, value_enum, default_value_t = Profile::Full)]
-    profile: Profile,
+    pub(crate) profile: Profile,
+    /// Builds everything twice, and fails when a byte differs.
+    #[arg(long)]
+    pub(crate) twice: bool,
 }
 
 /// How much goes on the media.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Profile {
     /// `target/media`: for machines.
+    #[default]
     Full,
     /// `target/media-minimal`: for tests that build media again and again.
     Minimal,
 }
 
-/// What every medium holds, and where media are made.
+/// What every medium holds, and where the media of one folder are made.
 struct Ingredients {
     kernel: PathBuf,
     initramfs: PathBuf,
@@ -52,47 +56,74 @@ struct Ingredients {
     packages: PathBuf,
 }
 
-pub(crate) fn run(options: &Options) -> Result<()> {
+/// Makes the media and says where they are.
+pub(crate) fn run(options: &Options) -> Result<PathBuf> {
     packages::ensure(&[packages::MEDIA])?;
     let target = imager::target_folder()?;
     let folder = target.join(match options.profile {
         Profile::Full => "media",
         Profile::Minimal => "media-minimal",
     });
-    let agent = step("the agent", || agent::build(&target))?;
-    let kernel = step("the kernel", || kernel::Kernel::get(&target.join("packages")))?;
-    build(options.profile, &agent, &kernel, &target.join("packages"), &folder)
+    let packages = target.join("packages");
+    let sources = Sources {
+        agent: step("the agent", || agent::build(&target))?,
+        kernel: step("the kernel", || kernel::Kernel::get(&packages))?,
+        packages,
+        build_id: build_id()?,
+        time: time()?,
+    };
+    sources.build(options.profile, &folder)?;
+    if options.twice {
+        let again = target.join("media-again");
+        sources.build(options.profile, &again)?;
+        tool::run("diff", ["--recursive".as_ref(), folder.as_os_str(), again.as_os_str()])
+            .context("two builds of the same differ")?;
+        fs::remove_dir_all(again)?;
+        println!("\nboth builds are the same, byte for byte");
+    }
+    Ok(folder)
 }
 
-/// Makes all media in `folder`, which is emptied first.
-fn build(profile: Profile, agent: &Path, kernel: &kernel::Kernel, packages: &Path, folder: &Path) -> Result<()> {
-    let work = folder.join("work");
-    if folder.exists() {
-        fs::remove_dir_all(folder).with_context(|| format!("cannot clear away {}", folder.display()))?;
-    }
-    fs::create_dir_all(&work)?;
-    let (build_id, time) = (build_id()?, time()?);
-    let mut ingredients = Ingredients {
-        kernel: kernel.image.clone(),
-        initramfs: work.join("initramfs"),
-        os_release: os_release(&build_id, &kernel.version),
-        build_id,
-        time,
-        work: work.clone(),
-        packages: packages.to_owned(),
-    };
-    let initramfs = step("the initramfs", || initramfs::build(profile, agent, kernel, &ingredients))?;
-    fs::write(&ingredients.initramfs, initramfs)?;
-    // From here on everything has the one date that goes on the media.
-    ingredients.kernel = ingredients.dated_copy(&ingredients.kernel, "vmlinuz")?;
-    ingredients.date(&ingredients.initramfs)?;
+/// What all media of one run are made from.
+struct Sources {
+    agent: PathBuf,
+    kernel: kernel::Kernel,
+    /// Unpacked Debian packages.
+    packages: PathBuf,
+    build_id: String,
+    time: u32,
+}
 
-    step("lifeboat.iso", || iso::build(&ingredients, &folder.join("lifeboat.iso")))?;
-    step("lifeboat-usb.img", || stick::build(&ingredients, &folder.join("lifeboat-usb.img")))?;
-    step("lifeboat.efi", || uki::build(&ingredients, &folder.join("lifeboat.efi")))?;
-    step("pxe", || pxe::build(&ingredients, &folder.join("pxe")))?;
-    fs::remove_dir_all(work)?;
-    show_sizes(folder)
+impl Sources {
+    /// Makes all media in `folder`, which is emptied first.
+    fn build(&self, profile: Profile, folder: &Path) -> Result<()> {
+        let work = folder.join("work");
+        if folder.exists() {
+            fs::remove_dir_all(folder).with_context(|| format!("cannot clear away {}", folder.display()))?;
+        }
+        fs::create_dir_all(&work)?;
+        let mut ingredients = Ingredients {
+            kernel: self.kernel.image.clone(),
+            initramfs: work.join("initramfs"),
+            build_id: self.build_id.clone(),
+            time: self.time,
+            os_release: os_release(&self.build_id, &self.kernel.version),
+            work: work.clone(),
+            packages: self.packages.clone(),
+        };
+        let initramfs = step("the initramfs", || initramfs::build(profile, &self.agent, &self.kernel, &ingredients))?;
+        fs::write(&ingredients.initramfs, initramfs)?;
+        // From here on everything has the one date that goes on the media.
+        ingredients.kernel = ingredients.dated_copy(&ingredients.kernel, "vmlinuz")?;
+        ingredients.date(&ingredients.initramfs)?;
+
+        step("lifeboat.iso", || iso::build(&ingredients, &folder.join("lifeboat.iso")))?;
+        step("lifeboat-usb.img", || stick::build(&ingredients, &folder.join("lifeboat-usb.img")))?;
+        step("lifeboat.efi", || uki::build(&ingredients, &folder.join("lifeboat.efi")))?;
+        step("pxe", || pxe::build(&ingredients, &folder.join("pxe")))?;
+        fs::remove_dir_all(work)?;
+        show_sizes(folder)
+    }
 }
 
 impl Ingredients {

@@ -65,7 +65,7 @@ impl Backup {
             Key::Char(' ') => {
                 let Some(disk) = disks.get(self.cursor) else { return Move::Stay };
                 if let (Some(_), Some(question)) = (disk.writers.first(), release(disk)) {
-                    return Move::Ask(question);
+                    return Move::Ask(Box::new(question));
                 }
                 if let Some(writer) = disk.writers.first() {
                     return Move::Tell(refusal(disk, writer));
@@ -82,11 +82,16 @@ impl Backup {
             }
             Key::Enter => {
                 // Gone, or in use, since they were marked.
-                let usable: BTreeSet<PathBuf> =
-                    world.disks_at(&self.marked).filter(|disk| disk.writers.is_empty()).map(|disk| disk.identity.path.clone()).collect();
+                let usable: BTreeSet<PathBuf> = world
+                    .disks_at(&self.marked)
+                    .filter(|disk| disk.writers.is_empty())
+                    .map(|disk| disk.identity.path.clone())
+                    .collect();
                 self.marked = usable;
                 if self.marked.is_empty() {
-                    return Move::Tell("No disk is marked. Go to a disk with the arrow keys and mark it with the space bar.".into());
+                    return Move::Tell(
+                        "No disk is marked. Go to a disk with the arrow keys and mark it with the space bar.".into(),
+                    );
                 }
                 let words = |disk: &Disk| (disk.identity.path.clone(), disk.words());
                 let avoid = world.disks_at(&self.marked).map(words).collect();
@@ -119,7 +124,9 @@ impl Backup {
             Key::Enter if self.cursor == 1 => {
                 if self.name.text().trim() == "latest" {
                     self.cursor = 0;
-                    return Move::Tell("\"latest\" always means the newest image. Choose another name, or none.".into());
+                    return Move::Tell(
+                        "\"latest\" always means the newest image. Choose another name, or none.".into(),
+                    );
                 }
                 self.step = Step::Summary;
                 self.cursor = 0;
@@ -134,7 +141,8 @@ impl Backup {
 
     fn job(&self, world: &World) -> Option<Job> {
         let chosen = self.chosen.as_ref()?;
-        let paths: Vec<String> = world.disks_at(&self.marked).map(|disk| disk.identity.path.display().to_string()).collect();
+        let paths: Vec<String> =
+            world.disks_at(&self.marked).map(|disk| disk.identity.path.display().to_string()).collect();
         let mut steps = Vec::new();
         if chosen.is_new {
             let mut arguments = vec!["init".to_owned(), chosen.path.display().to_string()];
@@ -207,6 +215,10 @@ impl Screen for Backup {
         What is read\n\
         Of file systems that are understood only what is in use, of others everything. What the repository has already \
         is not stored again: a second backup of the same machine adds little."
+    }
+
+    fn is_moving(&self) -> bool {
+        matches!(self.step, Step::Repository) && self.chooser.as_ref().is_some_and(Chooser::is_moving)
     }
 
     fn is_typing(&self) -> bool {
@@ -282,14 +294,17 @@ impl Backup {
     fn draw_disks(&self, page: &mut Page, world: &World, height: usize) {
         let disks = world.disks();
         if disks.is_empty() {
-            page.say(Role::Warning, "There are no disks. One that is plugged in appears here by itself; F5 looks again.");
+            page.say(
+                Role::Warning,
+                "There are no disks. One that is plugged in appears here by itself; F5 looks again.",
+            );
             return;
         }
         let read: u64 = world.disks_at(&self.marked).filter_map(wanted).fold(0, u64::saturating_add);
         let text = format!("{} marked; about {} will be read.", count(self.marked.len(), "disk"), size(read));
         page.say(Role::Text, &text);
         // Bars where there is room for all of them.
-        let bars = disks.len() * 4 + 1 <= height;
+        let bars = disks.len() * 4 < height;
         for (number, disk) in disks.iter().enumerate() {
             let from = page.len();
             if bars {
@@ -313,7 +328,10 @@ impl Backup {
     fn draw_name(&self, page: &mut Page, world: &World, chosen: &Chosen) {
         page.say(Role::Dim, &chosen.words());
         page.gap();
-        page.say(Role::Text, "How will you know this image again? Both may be empty; the machine and the date are kept in any case.");
+        page.say(
+            Role::Text,
+            "How will you know this image again? Both may be empty; the machine and the date are kept in any case.",
+        );
         page.gap();
         self.name.draw(page, world.theme, Here::at(self.cursor, 0), "Name", 6);
         self.note.draw(page, world.theme, Here::at(self.cursor, 1), "Note", 6);
@@ -336,8 +354,11 @@ impl Backup {
         }
         let free = chosen.free.unwrap_or(u64::MAX);
         if free < read {
-            let (role, verdict) =
-                if free < read / 2 { (Role::Danger, "is likely to be too small") } else { (Role::Warning, "may be too small") };
+            let (role, verdict) = if free < read / 2 {
+                (Role::Danger, "is likely to be too small")
+            } else {
+                (Role::Warning, "may be too small")
+            };
             let text = format!(
                 "That place {verdict}: {} are free. When it is full, the backup ends without an image; what was stored is \
                 kept for the next try.",
@@ -355,7 +376,8 @@ impl Backup {
             if let (Content::Known(picture), Detail::Bar) = (&disk.content, detail) {
                 for part in &picture.parts {
                     for note in &part.notes {
-                        let number = part.number.map_or_else(|| "whole disk".to_owned(), |number| format!("partition {number}"));
+                        let number =
+                            part.number.map_or_else(|| "whole disk".to_owned(), |number| format!("partition {number}"));
                         page.say_after(Role::Warning, " ", &format!("{number}: {note}"));
                     }
                 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use imager::units::size;
 
-use super::moved;
+use super::{moved, working};
 use crate::ui::facts::{Image, Looked, OpenProblem, Opened, Place};
 use crate::ui::field::Field;
 use crate::ui::page::{Here, Page, count, fit, fit_right, plain};
@@ -113,6 +113,11 @@ impl Chooser {
     /// Letters are text.
     pub(super) fn is_typing(&self) -> bool {
         matches!(self.step, Step::Typing(_) | Step::NewPassword(..) | Step::Password(..))
+    }
+
+    /// There is nothing to do but wait.
+    pub(super) fn is_moving(&self) -> bool {
+        matches!(self.step, Step::Looking(_) | Step::Opening(..))
     }
 
     pub(super) fn keys(&self) -> Vec<KeyHint> {
@@ -421,12 +426,6 @@ fn count_repositories(number: usize) -> String {
         1 => "one repository in it".to_owned(),
         number => format!("{number} repositories in it"),
     }
-}
-
-/// Something that moves while there is nothing else to see.
-fn working(world: &World, what: &str) -> String {
-    let dots = usize::try_from(world.ticks % 3).unwrap_or(0) + 1;
-    format!("{what} {}", ".".repeat(dots))
 }
 
 /// A place in one line: device, file system, label, size, disk.

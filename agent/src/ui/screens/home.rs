@@ -16,7 +16,7 @@ use crate::job::Power;
 use crate::ui::disk_map::{self, Detail};
 use crate::ui::facts::Disk;
 use crate::ui::page::{Here, Page, count, cut, plain, width_of};
-use crate::ui::state::{Effect, Effects, Key, KeyHint, Keeper, Move, Question, Screen, Surroundings, World, power};
+use crate::ui::state::{Effect, Effects, Keeper, Key, KeyHint, Move, Question, Screen, Surroundings, World, power};
 use crate::ui::theme::Role;
 
 /// Columns of the menu.
@@ -201,23 +201,24 @@ fn start(action: Action, world: &World, effects: &mut Effects) -> Move {
             effects.push(Effect::Shell);
             Move::Stay
         }
-        Action::Reboot => Move::Ask(Question {
+        Action::Reboot => Move::Ask(Box::new(Question {
             title: "Restart this machine?".to_owned(),
-            text: "Everything is written out first. It starts from this medium again, unless you pull it out as soon as \
+            text:
+                "Everything is written out first. It starts from this medium again, unless you pull it out as soon as \
                 the screen goes dark."
-                .to_owned(),
+                    .to_owned(),
             no: "Stay",
             yes: "Restart".to_owned(),
             effect: power(Power::Reboot),
-        }),
-        Action::PowerOff => Move::Ask(Question {
+        })),
+        Action::PowerOff => Move::Ask(Box::new(Question {
             title: "Turn this machine off?".to_owned(),
             text: "Everything is written out first. The last line on the screen says when the stick can be pulled out."
                 .to_owned(),
             no: "Stay",
             yes: "Power off".to_owned(),
             effect: power(Power::Off),
-        }),
+        })),
         Action::Leave => {
             effects.push(Effect::Quit);
             Move::Stay
@@ -331,7 +332,8 @@ impl Home {
         }
         let hidden = disks.len().saturating_sub(first + shown);
         if hidden + first > 0 {
-            let text = format!("disks {} to {} of {}; PgDn and PgUp show the others", first + 1, first + shown, disks.len());
+            let text =
+                format!("disks {} to {} of {}; PgDn and PgUp show the others", first + 1, first + shown, disks.len());
             page.gap();
             page.cut(Role::Dim, &text);
         }
@@ -344,6 +346,6 @@ fn one(page: &mut Page, world: &World, disk: &Disk, detail: Detail) {
     page.cut(Role::Heading, &disk_map::title(disk, page.width()));
     disk_map::content(page, world.theme, &disk.content, detail, 0);
     if detail == Detail::Table {
-        page.say_after(Role::Dim, "    ", &disk_map::state_of(disk));
+        page.say_after(Role::Dim, "      ", &disk_map::state_of(disk));
     }
 }

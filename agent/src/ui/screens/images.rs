@@ -69,6 +69,10 @@ impl Screen for Images {
         Dates are in UTC."
     }
 
+    fn is_moving(&self) -> bool {
+        self.chosen.is_none() && self.chooser.is_moving()
+    }
+
     fn is_typing(&self) -> bool {
         self.chosen.is_none() && self.chooser.is_typing()
     }

@@ -14,7 +14,7 @@ pub(super) mod result;
 pub(super) mod verify;
 
 use super::facts::{Disk, Hold};
-use super::state::{Effect, Key, Question};
+use super::state::{Effect, Key, Question, World};
 
 /// Moves a cursor over `count` things. Other keys leave it where it is.
 pub(super) fn moved(cursor: usize, count: usize, key: Key) -> usize {
@@ -36,11 +36,18 @@ pub(super) fn moved(cursor: usize, count: usize, key: Key) -> usize {
 pub(super) fn release(disk: &Disk) -> Option<Question> {
     (disk.hold == Hold::Ours).then(|| Question {
         title: format!("Unmount {}?", disk.words()),
-        text: "It is in use only because it was looked at as a place for repositories. Once it is unmounted, it can be \
+        text:
+            "It is in use only because it was looked at as a place for repositories. Once it is unmounted, it can be \
             chosen here."
-            .to_owned(),
+                .to_owned(),
         no: "Leave it",
         yes: "Unmount it".to_owned(),
         effect: Effect::Release(disk.identity.path.clone()),
     })
+}
+
+/// Something that moves while there is nothing else to see.
+pub(super) fn working(world: &World, what: &str) -> String {
+    let dots = usize::try_from(world.ticks % 3).unwrap_or(0) + 1;
+    format!("{what} {}", ".".repeat(dots))
 }

@@ -3,7 +3,8 @@
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 
-use super::moved;
+use super::{moved, working};
+use crate::ui::field::Field;
 use crate::ui::page::{Here, Page, fit, plain};
 use crate::ui::state::{Answer, Effect, Effects, Key, KeyHint, Move, Screen, Surroundings, Ticket, World};
 use crate::ui::theme::Role;
@@ -12,9 +13,18 @@ use crate::ui::theme::Role;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Network {
     cursor: usize,
-    asking: Option<(Ticket, String)>,
+    /// A fixed address, while it is typed.
+    typing: Option<Field>,
+    asking: Option<Ticket>,
     /// What came of asking.
     outcome: Option<Result<String, String>>,
+}
+
+impl Network {
+    fn ask(&mut self, how: String, effects: &mut Effects) {
+        self.outcome = None;
+        self.asking = Some(effects.ask(|ticket| Effect::SetUpNetwork(ticket, how)));
+    }
 }
 
 impl Screen for Network {
@@ -22,49 +32,70 @@ impl Screen for Network {
         "network".to_owned()
     }
 
-    fn keys(&self, world: &World) -> Vec<KeyHint> {
-        if world.cards.is_empty() {
-            return vec![("F5", "look again")];
+    fn keys(&self, _world: &World) -> Vec<KeyHint> {
+        match self.typing {
+            Some(_) => vec![("Enter", "set it up")],
+            None => vec![("↑↓", "choose"), ("Enter", "do it"), ("F5", "look again")],
         }
-        vec![("↑↓", "choose"), ("Enter", "ask for an address (DHCP)"), ("F5", "look again")]
     }
 
     fn help(&self) -> &'static str {
         "Network\n\
-        The network cards of this machine. Enter asks the network for an address by DHCP. Backing up to a disk or stick \
-        needs no network.\n\n\
-        No cable: nothing is at the other end, or it is switched off.\n\
-        No address: the network gave none yet."
+        The network cards of this machine, and two ways to give it an address. Backing up to a disk or stick needs no \
+        network.\n\n\
+        DHCP: the first card that gets an answer from the network takes the address that it is given.\n\
+        Fixed: IP/PREFIX, then, after commas, the gateway and the name server, if there are any. The first card with a \
+        cable takes it.\n\n\
+        No cable: nothing is at the other end, or it is switched off."
+    }
+
+    fn is_typing(&self) -> bool {
+        self.typing.is_some()
+    }
+
+    fn is_moving(&self) -> bool {
+        self.asking.is_some()
     }
 
     fn key(&mut self, key: Key, world: &World, effects: &mut Effects) -> Move {
-        match (key, world.cards.get(self.cursor)) {
-            (Key::Enter, _) if world.surroundings == Surroundings::Guest => {
+        if let Some(field) = &mut self.typing {
+            if key != Key::Enter {
+                field.key(key);
+                return Move::Stay;
+            }
+            let how = field.text().trim().to_owned();
+            self.typing = None;
+            self.ask(how, effects);
+            return Move::Stay;
+        }
+        match key {
+            Key::Enter if world.surroundings == Surroundings::Guest => {
                 return Move::Tell(
-                    "This machine runs a system of its own, which looks after its network. Addresses are only asked for \
-                    when this program was started from its medium."
+                    "This machine runs a system of its own, which looks after its network. Addresses are only set up when \
+                    this program was started from its medium."
                         .to_owned(),
                 );
             }
-            (Key::Enter, Some(card)) if self.asking.is_none() => {
-                let name = card.name.clone();
-                self.outcome = None;
-                self.asking = Some((effects.ask(|ticket| Effect::AskForAddress(ticket, name.clone())), name));
-            }
-            _ => self.cursor = moved(self.cursor, world.cards.len(), key),
+            Key::Enter if self.asking.is_some() => {}
+            Key::Enter if self.cursor == 0 => self.ask("dhcp".to_owned(), effects),
+            Key::Enter => self.typing = Some(Field::default()),
+            _ => self.cursor = moved(self.cursor, 2, key),
         }
         Move::Stay
     }
 
-    fn answer(&mut self, answer: &Answer, world: &World, effects: &mut Effects) {
-        if let (Answer::Address(ticket, outcome), Some((asked, _))) = (answer, &self.asking)
-            && ticket == asked
+    fn back(&mut self, _world: &World, _effects: &mut Effects) -> Move {
+        if self.typing.take().is_some() { Move::Stay } else { Move::Back }
+    }
+
+    fn answer(&mut self, answer: &Answer, _world: &World, effects: &mut Effects) {
+        if let (Answer::Network(ticket, outcome), Some(asked)) = (answer, self.asking)
+            && *ticket == asked
         {
             self.outcome = Some(outcome.clone());
             self.asking = None;
             effects.push(Effect::ReadCards);
         }
-        self.cursor = self.cursor.min(world.cards.len().saturating_sub(1));
     }
 
     fn draw(&self, world: &World, area: Rect, buffer: &mut Buffer) {
@@ -75,7 +106,7 @@ impl Screen for Network {
                 "No network card was found, or there is no driver for it on this medium. Disks and sticks work without.",
             );
         }
-        for (number, card) in world.cards.iter().enumerate() {
+        for card in &world.cards {
             let link = match card.link {
                 Some(true) => "connected",
                 Some(false) => "no cable",
@@ -83,21 +114,29 @@ impl Screen for Network {
             };
             let addresses = if card.addresses.is_empty() { "no address".to_owned() } else { card.addresses.join(", ") };
             let text = format!("{} {} {} {}", fit(&card.name, 12), fit(&card.mac, 18), fit(link, 13), addresses);
-            page.choice(Here::at(self.cursor, number), &plain(&text));
+            page.cut(Role::Text, &plain(&text));
         }
         page.gap();
-        match (&self.asking, &self.outcome) {
-            (Some((_, name)), _) => {
-                page.say(Role::Dim, &format!("{} asks for an address; this takes up to half a minute.", plain(name)))
+        match &self.typing {
+            None => {
+                page.choice(Here::at(self.cursor, 0), "Ask for an address (DHCP)");
+                page.choice(Here::at(self.cursor, 1), "A fixed address ...");
             }
-            (None, Some(Ok(address))) => page.say(Role::Good, &format!("It was given {}.", plain(address))),
-            (None, Some(Err(error))) => page.say(
-                Role::Danger,
-                &format!(
-                    "No address was given: {}. Is the cable in, and is there a DHCP server? Enter tries again.",
-                    plain(error)
-                ),
-            ),
+            Some(field) => {
+                page.say(Role::Dim, "IP/PREFIX,GATEWAY,DNS, such as 10.0.0.5/24,10.0.0.1,10.0.0.1");
+                field.draw(&mut page, world.theme, Here::Yes, "Address", 9);
+            }
+        }
+        page.gap();
+        match (self.asking, &self.outcome) {
+            (Some(_), _) => {
+                page.say(Role::Dim, &working(world, "The network is being set up; this takes up to two minutes"))
+            }
+            (None, Some(Ok(said))) => page.say(Role::Good, &plain(said)),
+            (None, Some(Err(error))) => {
+                page.say(Role::Danger, &format!("The network could not be set up: {}.", plain(error)));
+                page.say(Role::Text, "Is the cable in? Enter tries again; F5 looks for cards again.");
+            }
             (None, None) => {}
         }
         page.draw(0, area, buffer);

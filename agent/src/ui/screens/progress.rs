@@ -50,7 +50,7 @@ impl Screen for Progress {
         match (key, &job.state) {
             (Key::Char('p' | ' '), State::Running) => effects.push(Effect::Send(Request::Pause)),
             (Key::Char('p' | ' '), State::Paused) => effects.push(Effect::Send(Request::Resume)),
-            (Key::Char('c'), State::Running | State::Paused) => return Move::Ask(cancelling(job)),
+            (Key::Char('c'), State::Running | State::Paused) => return Move::Ask(Box::new(cancelling(job))),
             _ => {}
         }
         Move::Stay

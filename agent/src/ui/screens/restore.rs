@@ -1,6 +1,6 @@
 //! Restore: which image, which of its disks goes where; then what will be erased, and the words that allow it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use imager::repo::manifest::DiskImage;
@@ -12,7 +12,7 @@ use super::chooser::{Chooser, Chosen, New, Outcome};
 use super::{images, moved, release};
 use crate::job::{Job, Kind, Request, Step as JobStep};
 use crate::ui::disk_map::{self, Detail};
-use crate::ui::facts::{Content, Disk, Image, Picture, model_of, names, serial_of};
+use crate::ui::facts::{Content, Disk, Image, Part, Picture, model_of, names, serial_of};
 use crate::ui::field::Field;
 use crate::ui::page::{Here, Page, count, plain};
 use crate::ui::state::{Answer, Effect, Effects, Key, KeyHint, Move, Screen, World};
@@ -44,6 +44,8 @@ pub(crate) struct Restore {
     typed: BTreeMap<usize, Field>,
     read_back: bool,
     changed_only: bool,
+    /// Partitions that stay as they are.
+    left_out: BTreeSet<u32>,
     cursor: usize,
 }
 
@@ -52,6 +54,8 @@ pub(crate) struct Restore {
 enum Item {
     /// The serial number of the nth disk's target.
     Serial(usize),
+    /// A partition of the image.
+    Part(u32),
     ReadBack,
     ChangedOnly,
     Start,
@@ -69,6 +73,7 @@ impl Restore {
             typed: BTreeMap::new(),
             read_back: true,
             changed_only: false,
+            left_out: BTreeSet::new(),
             cursor: 0,
         }
     }
@@ -170,7 +175,7 @@ impl Restore {
                 };
                 let obstacle = self.obstacle(number, disk);
                 if let (Some(_), Some(question)) = (&obstacle, release(disk)) {
-                    return Move::Ask(question);
+                    return Move::Ask(Box::new(question));
                 }
                 if let Some(obstacle) = obstacle {
                     return Move::Tell(format!("{} cannot be the target: {obstacle}.", disk.words()));
@@ -196,12 +201,37 @@ impl Restore {
 
     fn confirm(&mut self) {
         self.typed = self.targets.keys().map(|number| (*number, Field::default())).collect();
+        self.left_out.clear();
         self.go(Step::Confirm);
     }
 
     fn items(&self) -> Vec<Item> {
         let serials = self.targets.keys().map(|number| Item::Serial(*number));
-        serials.chain([Item::ReadBack, Item::ChangedOnly, Item::Start]).collect()
+        let parts = self.parts().into_iter().filter_map(|part| part.number).map(Item::Part);
+        serials.chain(parts).chain([Item::ReadBack, Item::ChangedOnly, Item::Start]).collect()
+    }
+
+    /// Partitions that can be left out: those of one disk that goes to one target.
+    fn parts(&self) -> Vec<Part> {
+        let mut targets = self.targets.keys();
+        let (Some(number), None) = (targets.next(), targets.next()) else { return Vec::new() };
+        let Some(disk) = self.disks().get(*number) else { return Vec::new() };
+        let parts = Picture::of_image(disk).parts.into_iter().filter(|part| part.number.is_some());
+        let parts: Vec<Part> = parts.collect();
+        if parts.len() > 1 { parts } else { Vec::new() }
+    }
+
+    fn toggle_part(&mut self, number: u32) {
+        if !self.left_out.remove(&number) {
+            self.left_out.insert(number);
+        }
+    }
+
+    /// The numbers of the partitions that are restored, when it is not the whole disk.
+    fn only(&self) -> Option<Vec<String>> {
+        let chosen =
+            self.parts().into_iter().filter_map(|part| part.number).filter(|number| !self.left_out.contains(number));
+        (!self.left_out.is_empty()).then(|| chosen.map(|number| number.to_string()).collect())
     }
 
     fn item(&self) -> Option<Item> {
@@ -224,6 +254,7 @@ impl Restore {
         match (self.item(), key) {
             (Some(Item::Start), Key::Enter) => return self.start(world, effects),
             (Some(Item::ReadBack), Key::Char(' ') | Key::Enter) => self.read_back = !self.read_back,
+            (Some(Item::Part(number)), Key::Char(' ') | Key::Enter) => self.toggle_part(number),
             (Some(Item::ChangedOnly), Key::Char(' ') | Key::Enter) => self.changed_only = !self.changed_only,
             (Some(Item::Serial(number)), Key::Enter) => {
                 if !self.is_named(number, world) {
@@ -262,6 +293,9 @@ impl Restore {
     }
 
     fn start(&self, world: &World, effects: &mut Effects) -> Move {
+        if self.only().is_some_and(|only| only.is_empty()) {
+            return Move::Tell("No partition is marked. Go to one and mark it with the space bar.".to_owned());
+        }
         for number in self.targets.keys().copied() {
             if !self.is_named(number, world) {
                 return Move::Tell(self.not_named(number, world));
@@ -290,6 +324,8 @@ impl Restore {
             arguments.push(format!("--confirm={}", disk.password()));
             names.push(format!("{} ({})", disk.model(), disk.name()));
         }
+        let only = self.only().map(|only| only.join(","));
+        arguments.extend(only.iter().map(|only| format!("--only={only}")));
         if self.read_back {
             arguments.push("--verify".to_owned());
         }
@@ -297,10 +333,11 @@ impl Restore {
             arguments.push("--changed-only".to_owned());
         }
         let names = names.join(", ");
+        let what = only.map_or_else(|| image.name(), |only| format!("partitions {only} of {}", image.name()));
         Some(Job {
-            title: format!("Restore {} to {names}", image.name()),
+            title: format!("Restore {what} to {names}"),
             kind: Kind::Restore,
-            steps: vec![JobStep { says: format!("write {} of {} to {names}", image.name(), image.when()), arguments }],
+            steps: vec![JobStep { says: format!("write {what}, taken {} UTC, to {names}", image.when()), arguments }],
             password: chosen.password.clone(),
             report: chosen.report(),
             then: None,
@@ -340,10 +377,15 @@ impl Screen for Restore {
         A target must be at least as large as the disk in the image, must not be in use, and cannot be the disk that the \
         repository is on. If it cannot be chosen, Enter says why.\n\n\
         Read back: after writing, everything is read once more and compared. Takes about as long again.\n\
+        Some partitions: unmark those that are to stay as they are, below the serial number.\n\
         Only what differs: the target is read first, and only what differs is written. Right for going back to an older \
         state of the same disk, and for going on with a restore that was cancelled.\n\n\
         If it ends early\n\
         A disk that was written in part does not look like a disk that starts: its first part is written last."
+    }
+
+    fn is_moving(&self) -> bool {
+        self.step == Step::Repository && self.chooser.is_moving()
     }
 
     fn is_typing(&self) -> bool {
@@ -415,7 +457,9 @@ fn loss(disk: &Disk) -> String {
     let Content::Known(now) = &disk.content else { return "What is on it is not known.".to_owned() };
     let used: u64 = now.parts.iter().map(|part| part.used).fold(0, u64::saturating_add);
     match now.parts.iter().filter(|part| part.number.is_some()).count() {
-        0 if now.parts.iter().all(|part| part.kind == "unknown") => "No partitions; what else is on it is not known.".to_owned(),
+        0 if now.parts.iter().all(|part| part.kind == "unknown") => {
+            "No partitions; what else is on it is not known.".to_owned()
+        }
         0 => format!("{} in use.", size(used)),
         parts => format!("{}, {} in use.", count(parts, "partition"), size(used)),
     }
@@ -482,7 +526,6 @@ impl Restore {
     }
 
     fn draw_confirm(&self, page: &mut Page, world: &World) {
-        let theme = world.theme;
         let item = self.item();
         if let Some(image) = &self.image {
             let machine = plain(&image.manifest.machine_words());
@@ -497,42 +540,19 @@ impl Restore {
             }
         }
         for number in self.targets.keys().copied() {
-            let from = page.len();
-            let (Some(disk), Some(image)) = (self.target(number, world), self.disks().get(number)) else {
-                page.gap();
-                page.say(
-                    Role::Danger,
-                    "The disk that was chosen is gone. Esc leads back; plug it in again or choose another.",
-                );
-                continue;
-            };
-            page.gap();
-            page.say(Role::Danger, &format!("EVERYTHING ON THIS DISK WILL BE LOST: {}", disk.words()));
-            page.say(Role::Dim, "Now:");
-            disk_map::content(page, theme, &disk.content, Detail::Bar, 0);
-            page.say(Role::Danger, &loss(disk));
-            page.say(Role::Dim, &format!("Afterwards ({}):", captured_words(number, image)));
-            let after = Picture { size: disk.identity.size, ..Picture::of_image(image) };
-            disk_map::picture(page, theme, &after, Detail::Bar, 0);
-            let what = if disk.identity.serial.is_some() { "Type its serial number" } else { "Type its path" };
-            let here = if item == Some(Item::Serial(number)) { Here::Yes } else { Here::No };
-            if let Some(field) = self.typed.get(&number) {
-                field.draw(page, theme, here, what, 24);
-            }
-            let hint = match (self.is_named(number, world), &disk.identity.serial) {
-                (true, _) => "that is it",
-                (false, Some(_)) => "all of it, or its last four characters or more",
-                (false, None) => "it has no serial number",
-            };
-            let role = if self.is_named(number, world) { Role::Good } else { Role::Dim };
-            page.say_after(role, &" ".repeat(27), hint);
-            if here == Here::Yes {
-                page.keep_in_sight(from);
-            }
+            self.draw_loss(page, world, number);
         }
         page.gap();
         let tick = |on: bool| if on { "[x]" } else { "[ ]" };
         let here = |of: Item| if item == Some(of) { Here::Yes } else { Here::No };
+        for part in self.parts() {
+            let Some(number) = part.number else { continue };
+            let mark = tick(!self.left_out.contains(&number));
+            let label = part.label.unwrap_or_default();
+            let text = format!("{mark} partition {number}: {}, {} {label}", part.kind, size(part.len));
+            page.choice(here(Item::Part(number)), &text);
+        }
+        page.gap();
         page.choice(
             here(Item::ReadBack),
             &format!("{} read everything back afterwards and compare", tick(self.read_back)),
@@ -543,5 +563,55 @@ impl Restore {
         let role = if ready { Role::Danger } else { Role::Dim };
         let text = if ready { "ERASE AND RESTORE" } else { "Erase and restore (not before the above is typed)" };
         page.choice_in(role, here(Item::Start), text);
+    }
+
+    /// What is lost on one target, and the words that allow it.
+    fn draw_loss(&self, page: &mut Page, world: &World, number: usize) {
+        let theme = world.theme;
+        let from = page.len();
+        page.gap();
+        let (Some(disk), Some(image)) = (self.target(number, world), self.disks().get(number)) else {
+            page.say(
+                Role::Danger,
+                "The disk that was chosen is gone. Esc leads back; plug it in again or choose another.",
+            );
+            return;
+        };
+        match self.only() {
+            None => page.say(Role::Danger, &format!("EVERYTHING ON THIS DISK WILL BE LOST: {}", disk.words())),
+            Some(only) => {
+                let text = format!("PARTITIONS {} OF THIS DISK WILL BE LOST: {}", only.join(", "), disk.words());
+                page.say(Role::Danger, &text);
+            }
+        }
+        page.say(Role::Dim, "Now:");
+        disk_map::content(page, theme, &disk.content, Detail::Bar, 0);
+        if self.only().is_some() {
+            page.say(
+                Role::Text,
+                "Its other partitions stay as they are. It must have the same partitions at the same places as the disk \
+                in the image, or none at all: otherwise nothing is written.",
+            );
+        } else {
+            page.say(Role::Danger, &loss(disk));
+            page.say(Role::Dim, &format!("Afterwards ({}):", captured_words(number, image)));
+            let after = Picture { size: disk.identity.size, ..Picture::of_image(image) };
+            disk_map::picture(page, theme, &after, Detail::Bar, 0);
+        }
+        let what = if disk.identity.serial.is_some() { "Type its serial number" } else { "Type its path" };
+        let here = if self.item() == Some(Item::Serial(number)) { Here::Yes } else { Here::No };
+        if let Some(field) = self.typed.get(&number) {
+            field.draw(page, theme, here, what, 24);
+        }
+        let is_named = self.is_named(number, world);
+        let hint = match (is_named, &disk.identity.serial) {
+            (true, _) => "that is it",
+            (false, Some(_)) => "all of it, or its last four characters or more",
+            (false, None) => "it has no serial number",
+        };
+        page.say_after(if is_named { Role::Good } else { Role::Dim }, &" ".repeat(27), hint);
+        if here == Here::Yes {
+            page.keep_in_sight(from);
+        }
     }
 }

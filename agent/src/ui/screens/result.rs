@@ -218,6 +218,9 @@ fn advice(kind: Kind, exit_code: Option<u8>, ended_well: bool) -> Vec<&'static s
             "Start the machine without this medium, from the disk that was written.",
             "If it does not start: look in the firmware's setup for the boot order, and whether it starts by BIOS or UEFI, as the machine in the image did.",
         ],
+        (Kind::Restore, Some(2 | 3 | 6 | 7 | 9), _) => {
+            vec!["Nothing was written: it was refused before. What it says above is to be put right first."]
+        }
         (Kind::Restore, ..) => vec![
             "The target is incomplete and will not start. Do not use it as it is.",
             "The same restore again with \"write only what differs\" goes on from there.",

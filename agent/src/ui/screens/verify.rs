@@ -84,6 +84,10 @@ impl Screen for Verify {
         Seals only: everything is there and nothing was exchanged, but the data itself is not read. Takes seconds."
     }
 
+    fn is_moving(&self) -> bool {
+        self.chosen.is_none() && self.chooser.is_moving()
+    }
+
     fn is_typing(&self) -> bool {
         self.chosen.is_none() && self.chooser.is_typing()
     }
@@ -129,8 +133,16 @@ impl Screen for Verify {
                 page.gap();
                 let mark = |on: bool| if on { "(•)" } else { "( )" };
                 let (all, seals) = (mark(self.all_data), mark(!self.all_data));
-                page.say_after(Role::Text, &format!("d {all} "), "all data: everything is read and checked; takes as long as reading it");
-                page.say_after(Role::Text, &format!("  {seals} "), "seals only: takes seconds, but the data itself is not read");
+                page.say_after(
+                    Role::Text,
+                    &format!("d {all} "),
+                    "all data: everything is read and checked; takes as long as reading it",
+                );
+                page.say_after(
+                    Role::Text,
+                    &format!("  {seals} "),
+                    "seals only: takes seconds, but the data itself is not read",
+                );
                 page.gap();
                 page.choice(Here::at(self.cursor, 0), "The whole repository");
                 page.gap();

@@ -88,8 +88,9 @@ impl Driver {
                 }
                 Effect::Open(ticket, path, password) => self.open(ticket, path.ends_with("locked"), password),
                 Effect::ReadLog(ticket, _) => ignore(self.answer(Answer::Log(ticket, Ok(self.log.clone())))),
-                Effect::AskForAddress(ticket, _) => {
-                    ignore(self.answer(Answer::Address(ticket, Err("no answer".into()))))
+                Effect::SetUpNetwork(ticket, how) => {
+                    let said = if how == "dhcp" { Err("no answer".into()) } else { Ok(format!("eno1 has {how}")) };
+                    ignore(self.answer(Answer::Network(ticket, said)))
                 }
                 Effect::Send(request) => self.sent.push(request),
                 other => self.others.push(other),
@@ -120,6 +121,11 @@ impl Driver {
     /// The screen as text.
     pub(super) fn text(&self, width: u16, height: u16) -> String {
         text_of(&self.picture(width, height))
+    }
+
+    /// Nothing lies on top of Home.
+    pub(super) fn is_home(&self) -> bool {
+        self.state.screens.is_empty() && self.state.dialog.is_none()
     }
 
     pub(super) fn sees(&self, text: &str) -> bool {

@@ -221,7 +221,14 @@ pub(super) fn opened() -> Opened {
     let second = disk_in_image("/dev/sdb", "WDC WD5000AAKX", "WD-WCC2E3000002", 466 * GIB, 77 * GIB);
     let this = ("uuid this", "7JK2LQ2");
     let images = vec![
-        image("1fc551ae00112233445566778899aabb", Some("web1"), this, "2026-10-02T03:04:05Z", &[own.clone()], 13 * GIB),
+        image(
+            "1fc551ae00112233445566778899aabb",
+            Some("web1"),
+            this,
+            "2026-10-02T03:04:05Z",
+            std::slice::from_ref(&own),
+            13 * GIB,
+        ),
         image(
             "90aa11be00112233445566778899aabb",
             Some("db7"),

@@ -92,11 +92,11 @@ proptest! {
             driver.picture(size.0, size.1);
         }
         let mut left = 12;
-        while !driver.state.is_home() && left > 0 {
+        while !driver.is_home() && left > 0 {
             driver.key(Key::Esc);
             left -= 1;
         }
-        prop_assert!(driver.state.is_home(), "{}", driver.text(132, 50));
+        prop_assert!(driver.is_home(), "{}", driver.text(132, 50));
         // Whatever was overwritten, its serial number was typed.
         for request in &driver.sent {
             if let crate::job::Request::Start(job) = request && job.kind == Kind::Restore {

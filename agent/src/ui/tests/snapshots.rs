@@ -68,6 +68,10 @@ const SCREENS: &[(&str, Step)] = &[
         driver.type_in("r").keys(&[Key::Enter, Key::Enter, Key::Enter, Key::Home, Key::Down, Key::Enter]);
         driver.type_in("9L2A").key(Key::Up)
     }),
+    ("restore-partitions", |driver| {
+        driver.type_in("r").keys(&[Key::Enter, Key::Enter, Key::Enter, Key::Home, Key::Enter]).type_in("3456");
+        driver.keys(&[Key::Down, Key::Down, Key::Char(' ')])
+    }),
     ("restore-refused", |driver| {
         driver.type_in("r").keys(&[Key::Enter, Key::Enter, Key::Enter, Key::Home, Key::Up, Key::Up, Key::Enter])
     }),

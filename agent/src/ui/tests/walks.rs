@@ -3,8 +3,8 @@
 use super::driver::{Driver, PASSWORD};
 use super::fixtures::{awkward_disks, disks, ended, status};
 use crate::job::{Kind, Power, Request, State};
-use crate::ui::state::{Answer, Effect, Event, Key, Keeper};
 use crate::ui::facts::Hold;
+use crate::ui::state::{Answer, Effect, Event, Keeper, Key};
 use crate::ui::theme::Glyphs;
 
 fn started(driver: &Driver) -> crate::job::Job {
@@ -39,9 +39,16 @@ fn a_backup_to_a_new_repository_with_a_password() {
     assert_eq!(steps[0], ["init", "/run/lifeboat/places/sdc1/lifeboat-2"]);
     assert_eq!(
         steps[1],
-        ["--repo", "/run/lifeboat/places/sdc1/lifeboat-2", "capture", "/dev/nvme0n1", "--name=web1 before the move", "--note=--note"]
+        [
+            "--repo",
+            "/run/lifeboat/places/sdc1/lifeboat-2",
+            "capture",
+            "/dev/nvme0n1",
+            "--name=web1 before the move",
+            "--note=--note"
+        ]
     );
-    assert!(driver.state.is_home());
+    assert!(driver.is_home());
 }
 
 #[test]
@@ -56,7 +63,11 @@ fn a_backup_onto_a_disk_that_is_backed_up_is_refused() {
 fn a_disk_that_is_written_to_is_not_backed_up() {
     let mut driver = Driver::with(awkward_disks());
     driver.type_in("b").key(Key::Char(' '));
-    assert!(driver.sees("is mounted for writing at /. An image of it would mix old and new"), "{}", driver.text(132, 50));
+    assert!(
+        driver.sees("is mounted for writing at /. An image of it would mix old and new"),
+        "{}",
+        driver.text(132, 50)
+    );
 }
 
 #[test]
@@ -76,7 +87,8 @@ fn a_restore_needs_the_serial_number() {
     assert!(driver.sent.is_empty());
     driver.key(Key::Down).type_in("2").key(Key::Enter);
     assert!(driver.sees("ERASE AND RESTORE"), "{}", driver.text(132, 50));
-    driver.keys(&[Key::Down, Key::Down, Key::Enter]);
+    // Past the two partitions and the two options.
+    driver.keys(&[Key::Down; 4]).key(Key::Enter);
     let job = started(&driver);
     assert_eq!(job.kind, Kind::Restore);
     assert_eq!(job.password, None);
@@ -176,9 +188,9 @@ fn every_console_shows_the_job_and_may_control_it() {
     assert_eq!(driver.sent.last(), Some(&Request::Cancel));
     // Esc leaves it running; the line and F2 lead back.
     driver.key(Key::Esc);
-    assert!(driver.state.is_home() && driver.sees("F2 shows it"));
+    assert!(driver.is_home() && driver.sees("F2 shows it"));
     driver.job(status(Kind::Capture, State::Running));
-    assert!(driver.state.is_home());
+    assert!(driver.is_home());
     driver.key(Key::Function(2));
     assert!(driver.sees("Step 2 of 2"));
     driver.job(ended(Kind::Capture, 0, None));
@@ -186,7 +198,7 @@ fn every_console_shows_the_job_and_may_control_it() {
     driver.key(Key::Enter);
     assert_eq!(driver.sent.last(), Some(&Request::Dismiss));
     driver.event(Event::Job(None));
-    assert!(driver.state.is_home());
+    assert!(driver.is_home());
 }
 
 #[test]
@@ -267,4 +279,38 @@ fn a_disk_that_was_only_looked_at_can_be_let_go() {
     assert!(driver.others.is_empty());
     driver.keys(&[Key::Char(' '), Key::Tab, Key::Enter]);
     assert_eq!(driver.others, [Effect::Release("/dev/sdc".into())]);
+}
+
+#[test]
+fn some_partitions_are_restored_and_the_others_stay() {
+    let mut driver = Driver::new();
+    driver.type_in("r").keys(&[Key::Enter, Key::Enter, Key::Enter, Key::Home, Key::Enter]).type_in("3456");
+    driver.keys(&[Key::Down, Key::Down, Key::Char(' ')]);
+    assert!(driver.sees("PARTITIONS 1 OF THIS DISK WILL BE LOST: Samsung"), "{}", driver.text(132, 50));
+    driver.keys(&[Key::Up, Key::Char(' ')]);
+    while !driver.sees("Enter ERASE AND RESTORE") {
+        driver.key(Key::Down);
+    }
+    driver.key(Key::Enter);
+    assert!(driver.sees("No partition is marked"), "{}", driver.text(132, 50));
+    driver.key(Key::Enter);
+    while !driver.sees("► [ ] partition 2") {
+        driver.key(Key::Up);
+    }
+    driver.key(Key::Char(' '));
+    while !driver.sees("Enter ERASE AND RESTORE") {
+        driver.key(Key::Down);
+    }
+    driver.key(Key::Enter);
+    let arguments = started(&driver).steps[0].arguments.join(" ");
+    assert!(arguments.ends_with("--to disk0=/dev/nvme0n1 --confirm=S5GXNX0T123456 --only=2 --verify"), "{arguments}");
+}
+
+#[test]
+fn the_network_is_set_up() {
+    let mut driver = Driver::new();
+    driver.type_in("n").key(Key::Enter);
+    assert!(driver.sees("could not be set up: no answer"), "{}", driver.text(132, 50));
+    driver.keys(&[Key::Down, Key::Enter]).type_in("10.0.0.5/24").key(Key::Enter);
+    assert!(driver.sees("eno1 has 10.0.0.5/24"), "{}", driver.text(132, 50));
 }
