@@ -18,3 +18,4 @@ pub mod mounted;
 pub mod package;
 pub mod screen;
 pub mod tool;
+pub mod walkthrough;

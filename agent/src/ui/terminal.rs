@@ -120,6 +120,9 @@ pub(super) struct Input {
     lent: Arc<AtomicBool>,
     waiting: Arc<AtomicBool>,
     measure: Arc<AtomicBool>,
+    size: Size,
+    /// Held by whoever draws, and while the terminal is asked where its cursor is.
+    cursor: Arc<Mutex<()>>,
 }
 
 impl Input {
@@ -127,11 +130,16 @@ impl Input {
     ///
     /// # Errors
     /// When no thread can be started.
-    pub(super) fn start(events: Sender<Event>, surroundings: Surroundings) -> io::Result<Self> {
-        let flag = || Arc::new(AtomicBool::new(false));
-        let input = Self { lent: flag(), waiting: flag(), measure: flag() };
-        let (lent, waiting, measure) =
-            (Arc::clone(&input.lent), Arc::clone(&input.waiting), Arc::clone(&input.measure));
+    pub(super) fn start(events: Sender<Event>, size: Size) -> io::Result<Self> {
+        let flag = |is: bool| Arc::new(AtomicBool::new(is));
+        let measure = flag(size == Size::Guessed);
+        let input = Self { lent: flag(false), waiting: flag(false), measure, size, cursor: Arc::default() };
+        let (lent, waiting, measure, cursor) = (
+            Arc::clone(&input.lent),
+            Arc::clone(&input.waiting),
+            Arc::clone(&input.measure),
+            Arc::clone(&input.cursor),
+        );
         thread::Builder::new().name("keys".into()).spawn(move || {
             loop {
                 if lent.load(Ordering::SeqCst) {

@@ -1,8 +1,10 @@
 //! `cargo xtask demo`: a disk is imaged, changed, imaged again, verified, restored and rolled back; each time every
-//! file is compared, and a table shows what each step cost.
+//! file is compared, and a table shows what each step cost. Then a machine that was started from the boot medium does
+//! the same with a Debian system, which boots from another disk afterwards.
 //!
-//! Everything lies below `target/demo`, and is gone when the demo ends, however it ends.
+//! Everything lies below `target/demo` and `target/e2e`, and what is large is gone when the demo ends.
 
+mod machine;
 mod volumes;
 
 use std::ffi::OsStr;
@@ -30,17 +32,16 @@ pub(crate) fn run() -> Result<()> {
              or as root in a container or virtual machine with /dev/loop-control"
         );
     }
-    packages::ensure(&[packages::DISKS])?;
+    packages::ensure(&[packages::DISKS, packages::TESTS])?;
     let imager = imager::binary()?;
     let start = Instant::now();
     let folder = WorkFolder::open(&imager::target_folder()?.join("demo"), Keep::Nothing)?;
     let mut demo = Demo::new(imager, folder)?;
     demo.play()?;
     println!("\n{}", demo.table.markdown());
-    println!(
-        "Every file compared equal, and each file system passed its own check. {:.0} s in all.",
-        start.elapsed().as_secs_f64()
-    );
+    println!("Every file compared equal, and each file system passed its own check.\n");
+    let pictures = machine::play()?;
+    println!("\nPictures of the screens are in {}. {:.0} s in all.", pictures.display(), start.elapsed().as_secs_f64());
     Ok(())
 }
 
