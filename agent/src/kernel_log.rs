@@ -70,7 +70,6 @@ fn halve(path: &Path) -> io::Result<(File, usize)> {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "in tests")]
 mod tests {
     use super::*;
 

@@ -4,3 +4,4 @@ mod boot;
 mod media;
 mod support;
 mod terminal;
+mod unattended;

@@ -9,14 +9,14 @@ use nix::mount::{MsFlags, mount};
 
 use crate::log::say;
 
-/// What is mounted where, in this order. Memory that files take is bounded: half of it is everybody's.
+/// What is mounted where, in this order. Files take memory, too: those here and in the root may take a quarter of it.
 const MOUNTS: [(&str, &str, &str); 6] = [
     ("proc", "/proc", ""),
     ("sysfs", "/sys", ""),
     ("devtmpfs", "/dev", "mode=755"),
     ("devpts", "/dev/pts", "mode=620,gid=5"),
-    ("tmpfs", "/run", "mode=755,size=20%"),
-    ("tmpfs", "/tmp", "mode=1777,size=20%"),
+    ("tmpfs", "/run", "mode=755,size=10%"),
+    ("tmpfs", "/tmp", "mode=1777,size=10%"),
 ];
 
 /// Mounts everything that is not there yet.
@@ -30,6 +30,7 @@ pub(super) fn mount_all() {
             Err(error) => say(&format!("cannot mount {at}: {}", error.desc())),
         }
     }
+    bound_root();
     for directory in [crate::job::run_directory(), "/root".into()] {
         let _ = fs::create_dir_all(directory);
     }
@@ -37,6 +38,19 @@ pub(super) fn mount_all() {
     link("/proc/self/mounts", "/etc/mtab");
     // What the kernel itself calls for file systems, ciphers and the like.
     link("/init", "/sbin/modprobe");
+}
+
+/// Where the initramfs was unpacked, half of the memory may be filled: what is there already, and little more, will do.
+fn bound_root() {
+    const ROOM: u64 = 8 << 20;
+    let Ok(root) = rustix::fs::statvfs("/") else { return };
+    let used = root.f_blocks.saturating_sub(root.f_bfree).saturating_mul(root.f_frsize);
+    let none: Option<&str> = None;
+    let size = format!("size={}", used.saturating_add(ROOM));
+    if let Err(error) = mount(none, "/", none, MsFlags::MS_REMOUNT, Some(&*size)) {
+        // A root that is no tmpfs has no such bound.
+        say(&format!("cannot bound the RAM disk: {}", error.desc()));
+    }
 }
 
 fn link(target: &str, path: &str) {

@@ -94,7 +94,6 @@ fn parse(line: &str) -> Option<Update> {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "in tests")]
 mod tests {
     use std::os::unix::net::UnixListener;
     use std::sync::mpsc;

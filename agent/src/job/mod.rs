@@ -178,7 +178,6 @@ pub(crate) struct Counts {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "in tests")]
 mod tests {
     use super::*;
 

@@ -126,7 +126,6 @@ fn result_lines(result: &Value) -> Vec<String> {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "in tests")]
 mod tests {
     use super::*;
 

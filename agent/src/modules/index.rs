@@ -204,7 +204,6 @@ impl Aliases {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "in tests")]
 mod tests {
     use super::*;
 

@@ -237,7 +237,6 @@ pub(crate) fn free_bytes(directory: &Path) -> io::Result<u64> {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, clippy::print_stderr, reason = "in tests")]
 mod tests {
     use std::process::Command;
 

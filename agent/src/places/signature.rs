@@ -211,7 +211,6 @@ fn serial(number: u32) -> String {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "in tests")]
 mod tests {
     use std::fs::File;
     use std::process::{Command, Stdio};

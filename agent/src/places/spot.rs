@@ -101,7 +101,6 @@ impl std::fmt::Display for Spot {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "in tests")]
 mod tests {
     use super::*;
 

@@ -77,7 +77,6 @@ fn body_of(answer: &[u8], max: u64) -> Result<Vec<u8>, String> {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "in tests")]
 mod tests {
     use std::net::TcpListener;
     use std::thread;

@@ -242,7 +242,6 @@ fn restore(values: &Values, note: &mut impl FnMut(String)) -> Option<Work> {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, clippy::panic, reason = "in tests")]
 mod tests {
     use super::super::words;
     use super::*;

@@ -116,7 +116,6 @@ fn distance(one: &str, other: &str) -> usize {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "in tests")]
 mod tests {
     use super::*;
 
