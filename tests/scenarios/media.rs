@@ -10,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 use lifeboat_tests::disk::{Disk, MIB, sparse_file};
 use lifeboat_tests::guest::Guest;
 use lifeboat_tests::machine::{Bus, Drive, Firmware, Machine, Medium};
+use lifeboat_tests::screen::Screen;
 use lifeboat_tests::{media, tool};
 
 use crate::support::{folder, say, skip_without_qemu};
@@ -19,6 +20,9 @@ const FIRMWARE: Duration = Duration::from_secs(120);
 
 /// From the menu to the agent.
 const BOOT: Duration = Duration::from_secs(240);
+
+/// From plugging something in to seeing it.
+const SEEN: Duration = Duration::from_secs(60);
 
 /// What PID 1 says first.
 const STARTED: &str = "lifeboat: PID 1 works";
@@ -120,6 +124,29 @@ fn the_files_for_the_network_boot_with_disks_on_every_bus_and_256_mib() -> Resul
     let mut guest = machine.start(&folder()?.path)?;
     guest.wait_for(STARTED, BOOT)?;
     say(&format!("pxe: the agent runs after {:.0} s, with 256 MiB", guest.uptime().as_secs_f64()));
+    Ok(())
+}
+
+#[test]
+fn a_disk_that_is_plugged_in_appears_and_one_that_is_pulled_out_goes() -> Result<()> {
+    if skip_without_qemu("plug") {
+        return Ok(());
+    }
+    let image = folder()?.join("plug.img");
+    sparse_file(&image, 64 * MIB)?;
+    let mut guest = Machine::new("plug").medium(Medium::Cd(iso()?)).start(&folder()?.path)?;
+    let mut screen = Screen::default();
+    screen.wait_for(&mut guest, "No disk was found", BOOT)?;
+    say(&format!("plug: the user interface is ready after {:.0} s", guest.uptime().as_secs_f64()));
+
+    guest.plug_in("stick", &Drive::new(&image, Bus::Usb).serial("PLUGGED-IN").kept())?;
+    screen.wait_for(&mut guest, "PLUGGED-IN", SEEN)?;
+    let picture = folder()?.join("plug.png");
+    guest.screenshot(&picture)?;
+    ensure!(fs::read(&picture)?.starts_with(b"\x89PNG"), "the screen's picture is no PNG");
+
+    guest.pull_out("stick")?;
+    screen.wait_for(&mut guest, "No disk was found", SEEN)?;
     Ok(())
 }
 

@@ -269,8 +269,7 @@ impl Guest {
     /// # Errors
     /// When there is no such disk.
     pub fn pull_out(&mut self, name: &str) -> Result<()> {
-        self.monitor.run("device_del", &json!({ "id": name }))?;
-        self.monitor.wait_for("DEVICE_DELETED")?;
+        self.monitor.run_until("device_del", &json!({ "id": name }), "DEVICE_DELETED")?;
         self.monitor.run("blockdev-del", &json!({ "node-name": format!("{name}-content") })).map(drop)
     }
 }

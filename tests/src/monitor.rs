@@ -17,6 +17,8 @@ const ANSWER: Duration = Duration::from_secs(60);
 /// A connection to a running machine's monitor.
 pub(crate) struct Monitor {
     stream: BufReader<UnixStream>,
+    /// Names of events that came while an answer was waited for.
+    events: Vec<String>,
 }
 
 impl Monitor {
@@ -31,7 +33,7 @@ impl Monitor {
             }
         };
         stream.set_read_timeout(Some(ANSWER))?;
-        let mut monitor = Self { stream: BufReader::new(stream) };
+        let mut monitor = Self { stream: BufReader::new(stream), events: Vec::new() };
         monitor.run("qmp_capabilities", &json!({}))?;
         Ok(monitor)
     }
@@ -49,13 +51,19 @@ impl Monitor {
             if let Some(result) = answer.get("return") {
                 return Ok(result.clone());
             }
-            // Greetings and events come in between.
+            // The greeting says nothing that is needed.
+            self.events.extend(answer["event"].as_str().map(str::to_owned));
         }
     }
 
-    /// Waits until an event of this kind has come.
-    pub(crate) fn wait_for(&mut self, event: &str) -> Result<()> {
-        while self.line().with_context(|| format!("waited for {event} on QEMU's monitor"))?["event"] != event {}
+    /// Runs a command and waits until what it brings about has happened.
+    pub(crate) fn run_until(&mut self, command: &str, arguments: &Value, event: &str) -> Result<()> {
+        self.events.clear();
+        self.run(command, arguments)?;
+        while !self.events.iter().any(|seen| seen == event) {
+            let line = self.line().with_context(|| format!("waited for {event} on QEMU's monitor"))?;
+            self.events.extend(line["event"].as_str().map(str::to_owned));
+        }
         Ok(())
     }
 
