@@ -141,8 +141,9 @@ impl Person {
         self.sees("That is not the serial number", ANSWER)?;
         // The last characters are enough.
         let last = EMPTY.get(3..).unwrap_or(EMPTY);
-        self.press(&[Press::Enter, Press::Text(CLEAR), Press::Text(last), Press::Enter])?;
-        self.choose("ERASE AND RESTORE|Erase and restore$")?;
+        self.press(&[Press::Enter, Press::Text(CLEAR), Press::Text(last), Press::Up])?;
+        self.sees("> +ERASE AND RESTORE", ANSWER)?;
+        self.press(&[Press::Enter])?;
         self.sees("Done, in", WORK)?;
         self.press(&[Press::Enter])
     }

@@ -69,7 +69,7 @@ pub(crate) fn play() -> Result<PathBuf> {
 
 /// On the screen itself, while the serial console asks for the serial number.
 fn what_will_be_erased(guest: &mut Guest, pictures: &Path) -> Result<()> {
-    keys(guest, &["ret", "r", "ret", "ret"])?;
+    keys(guest, &["r", "ret", "ret"])?;
     for letter in PASSWORD.chars() {
         let letter = letter.to_string();
         guest.press(&[if letter == " " { "spc" } else { &letter }])?;
