@@ -14,9 +14,12 @@ fn try_open(store: &Arc<dyn Store>) -> Result<Arc<Repository>> {
     Repository::open(Arc::clone(store), || panic!("asked for a password")).map(Arc::new)
 }
 
+/// Forgets the image of this name.
+type Forget<'f> = &'f dyn Fn(&Arc<dyn Store>, &str) -> Result<()>;
+
 /// Power is lost at every call of forgetting and pruning, and of the deletes that were not flushed those of images,
 /// or of packs, or of lists are undone.
-fn nothing_is_half_there(forget: &dyn Fn(&Arc<dyn Store>, &str) -> Result<()>) {
+fn nothing_is_half_there(forget: Forget<'_>) {
     let [first, second, _] = disks();
     let base = MemStore::new();
     let repository = init(base.clone());

@@ -115,7 +115,9 @@ fn a_prune_that_slept_deletes_nothing_more() {
         let (_, pruned, undisturbed) = a_prune_that_sleeps(|_, _| false);
         pruned.unwrap();
         assert!(undisturbed > 2);
-        let points: [(&str, fn(Op, &str) -> bool, usize); 3] = [
+        /// When it is, by the store's calls, and how many packs are gone by then.
+        type Point = (&'static str, fn(Op, &str) -> bool, usize);
+        let points: [Point; 3] = [
             ("before it dooms", |op, name| op == Op::Put && name.starts_with("doomed/"), 0),
             ("before its deletes", |op, name| op == Op::FlushDeletes && name == "images", 0),
             ("at its first delete", |op, name| op == Op::Delete && name.starts_with("packs/"), 1),
