@@ -149,7 +149,7 @@ mod tests {
     fn the_readme_has_this_table() {
         let readme = include_str!("../../../README.md");
         assert!(readme.contains(&table()), "the README's table is not\n{}", table());
-        let lines = readme.lines().filter(|line| line.starts_with("| `lifeboat.")).count();
+        let lines = readme.lines().filter(|line| line.starts_with("| `lifeboat.") && line.contains("=` |")).count();
         assert_eq!(lines, WORDS.len(), "the README's table has other lines than WORDS");
     }
 
