@@ -28,6 +28,8 @@ pub(super) fn build(ingredients: &Ingredients, iso: &Path) -> Result<()> {
     let mut xorriso = ingredients.command("xorriso");
     // Dates and, from them, the disk's GUID come from SOURCE_DATE_EPOCH.
     xorriso.args(["-as", "mkisofs", "-quiet", "-no-pad", "-r", "-J", "-joliet-long", "-V", LABEL]);
+    // Folders are as old as the staging folder otherwise.
+    xorriso.args(["--set_all_file_dates", &format!("={}", ingredients.time)]);
     // A CD in a machine with a BIOS.
     xorriso.args(["-b", "boot/grub/eltorito.img", "-no-emul-boot", "-boot-load-size", "4", "-boot-info-table"]);
     // The same on a stick: GRUB's boot record, and a partition table that covers the file system.

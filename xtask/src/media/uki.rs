@@ -3,7 +3,8 @@
 //! Not signed; signed with one's own key it is the only medium whose initramfs Secure Boot checks. The form is the UAPI
 //! group's "Unified Kernel Image"; systemd's stub at its beginning finds the other sections.
 
-use std::fs;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -35,6 +36,20 @@ pub(super) fn build(ingredients: &Ingredients, uki: &Path) -> Result<()> {
         address += fs::metadata(&file)?.len();
     }
     tool::output(objcopy.arg(stub).arg(uki))?;
+    date(uki, ingredients.time)
+}
+
+/// objcopy puts the clock's time into the file's header, and a checksum over it, which nobody checks.
+fn date(uki: &Path, time: u32) -> Result<()> {
+    const HEADER: u64 = 0x3c;
+    const TIME: u64 = 8;
+    const CHECKSUM: u64 = 24 + 64;
+    let file = File::options().read(true).write(true).open(uki)?;
+    let mut header = [0; 4];
+    file.read_exact_at(&mut header, HEADER)?;
+    let header = u64::from(u32::from_le_bytes(header));
+    file.write_all_at(&time.to_le_bytes(), header + TIME)?;
+    file.write_all_at(&[0; 4], header + CHECKSUM)?;
     Ok(())
 }
 
