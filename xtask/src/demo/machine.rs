@@ -40,6 +40,8 @@ pub(crate) fn play() -> Result<PathBuf> {
     say("starting a machine from the ISO, with that disk, one for backups and an empty one");
     let mut person = Person::at(machine.start(&folder.path)?)?;
     say(&format!("the first screen is there after {:.0} s", person.guest.uptime().as_secs_f64()));
+    // The screen itself is a little later: its driver is loaded then.
+    thread::sleep(DRAWN * 3);
     picture(&mut person.guest, &pictures, "home")?;
     keys(&mut person.guest, &["b"])?;
     picture(&mut person.guest, &pictures, "back-up")?;
