@@ -5,7 +5,7 @@
 //! ```
 //!
 //! Only what is in use is copied, the partition table is made right for the larger disk, and a copy that was cut
-//! short never looks like a finished one: see [`crate::disk::guard`]. Must not know: terminals, repositories.
+//! short never looks like a finished one: see `disk::guard`. Must not know: terminals, repositories.
 
 use std::sync::{Arc, Mutex};
 

@@ -2,6 +2,7 @@
 
 mod boot;
 mod media;
+mod mishaps;
 mod support;
 mod terminal;
 mod unattended;

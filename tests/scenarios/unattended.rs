@@ -26,7 +26,7 @@ const OFF: Duration = Duration::from_secs(60);
 const PASSWORD: &str = "correct horse battery staple\n";
 
 /// The machine, as PXE would start it with these words.
-fn server(name: &str, words: &str) -> Result<Machine> {
+pub(crate) fn server(name: &str, words: &str) -> Result<Machine> {
     let pxe = media::folder()?.join("pxe");
     Ok(Machine::new(name).medium(Medium::Kernel {
         image: pxe.join("vmlinuz"),
@@ -36,7 +36,7 @@ fn server(name: &str, words: &str) -> Result<Machine> {
 }
 
 /// A disk for backups, with the password beside the place for the repository.
-fn backup_disk(name: &str) -> Result<PathBuf> {
+pub(crate) fn backup_disk(name: &str) -> Result<PathBuf> {
     let content = folder()?.join(&format!("{name}-content"));
     std::fs::create_dir_all(&content)?;
     std::fs::write(content.join("password"), PASSWORD)?;

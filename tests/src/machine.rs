@@ -58,6 +58,8 @@ pub struct Drive {
     pub sector: u32,
     /// Whether the image changes.
     pub writes: Writes,
+    /// Sectors of 512 bytes that cannot be read.
+    pub bad_sectors: Vec<u64>,
 }
 
 /// What firmware starts first.
@@ -96,7 +98,14 @@ impl Drive {
     /// A disk with sectors of 512 bytes and no serial number, whose image does not change.
     #[must_use]
     pub fn new(image: &Path, bus: Bus) -> Self {
-        Self { image: image.to_owned(), bus, serial: None, sector: 512, writes: Writes::Discarded }
+        Self {
+            image: image.to_owned(),
+            bus,
+            serial: None,
+            sector: 512,
+            writes: Writes::Discarded,
+            bad_sectors: Vec::new(),
+        }
     }
 
     /// With this serial number.
@@ -115,6 +124,12 @@ impl Drive {
     #[must_use]
     pub fn kept(self) -> Self {
         Self { writes: Writes::Kept, ..self }
+    }
+
+    /// With sectors that cannot be read. Such a disk cannot be written.
+    #[must_use]
+    pub fn bad_sectors(self, sectors: &[u64]) -> Self {
+        Self { bad_sectors: sectors.to_vec(), ..self }
     }
 
     /// QEMU's properties of the device, for the disk whose content has this name.
@@ -300,9 +315,19 @@ impl Options {
             Writes::Discarded => "snapshot=on,cache=unsafe",
             Writes::Kept => "cache=writeback",
         };
-        // Discarded, as a real disk would forget it.
         let file = drive.image.display();
-        self.add("-drive", &format!("if=none,id={name},format=raw,discard=unmap,{writes},file={file}"));
+        if drive.bad_sectors.is_empty() {
+            // Discarded, as a real disk would forget it.
+            self.add("-drive", &format!("if=none,id={name},format=raw,discard=unmap,{writes},file={file}"));
+        } else {
+            let error = |(number, sector): (usize, &u64)| {
+                let rule = format!("file.inject-error.{number}");
+                format!(",{rule}.event=read_aio,{rule}.errno=5,{rule}.sector={sector},{rule}.once=off")
+            };
+            let errors: String = drive.bad_sectors.iter().enumerate().map(error).collect();
+            let source = format!("file.driver=blkdebug,file.image.driver=file,file.image.filename={file}");
+            self.add("-drive", &format!("if=none,id={name},format=raw,read-only=on,rerror=report,{source}{errors}"));
+        }
         let mut device = drive.device(name);
         let driver = device.remove(0).1;
         let properties: String = device.iter().map(|(name, value)| format!(",{name}={value}")).collect();

@@ -5,7 +5,7 @@
 //!                                                       ─► flush ─► first and last MiB, the first sector last
 //! ```
 //!
-//! A restore that was cut short never looks like a finished one: see [`crate::disk::guard`]. Must not know:
+//! A restore that was cut short never looks like a finished one: see `disk::guard`. Must not know:
 //! terminals, how captures are made.
 
 mod captured;
