@@ -107,7 +107,10 @@ impl Service {
 
     /// It has ended, in the way that `how` says.
     pub(super) fn has_ended(&mut self, how: &str) {
-        let now = Instant::now();
+        self.has_ended_at(Instant::now(), how);
+    }
+
+    fn has_ended_at(&mut self, now: Instant, how: &str) {
         self.pid = None;
         if self.when == When::Once {
             self.next = None;
@@ -139,12 +142,12 @@ mod tests {
         let mut service = Service::new("x", &[], When::Always);
         let mut pauses = Vec::new();
         for _ in 0..10 {
-            service.started = Some(Instant::now());
-            let before = Instant::now();
-            service.has_ended("ended");
-            pauses.push(service.next_start(false).unwrap() - before);
+            let now = Instant::now();
+            service.started = Some(now);
+            service.has_ended_at(now, "ended");
+            pauses.push(service.next_start(false).unwrap() - now);
         }
-        assert!(pauses.is_sorted() && pauses[0] < Duration::from_millis(150) && pauses[9] <= PAUSE_MAX * 2);
+        assert!(pauses.is_sorted() && pauses[0] == Duration::from_millis(100) && pauses[9] == PAUSE_MAX);
 
         service.started = Instant::now().checked_sub(HEALTHY);
         service.has_ended("ended");

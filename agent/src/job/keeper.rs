@@ -321,7 +321,7 @@ impl Keeper {
         let begun = thread::Builder::new().name("job".into()).spawn(move || keeper.work(&job, &control));
         begun.map(drop).map_err(|error| {
             let error = format!("cannot start the job: {error}");
-            self.end(None, Some(error.clone()));
+            self.change(|shared| end(shared, None, Some(error.clone())));
             error
         })
     }
@@ -420,15 +420,19 @@ impl Keeper {
         self.finish(job, exit_code, error);
     }
 
+    /// The report is written and everything is on the medium before anybody hears that the job has ended: who pulls
+    /// the stick then loses nothing.
     fn finish(&self, job: &Job, exit_code: Option<u8>, error: Option<String>) {
         self.change(|shared| shared.is_finishing = true);
-        self.end(exit_code, error);
-        self.note(None);
+        let ended = self
+            .shared()
+            .snapshot()
+            .map(|status| Status { state: State::Ended { exit_code, error: error.clone() }, ..status });
+        let mut report = None;
         // Not under the lock: a slow stick must not keep the consoles waiting.
-        let ended = self.shared().snapshot();
         if let (Some(directory), Some(status)) = (&job.report, ended) {
             match report::write(directory, &status, Timestamp::now()) {
-                Ok(path) => self.change_status(|status| status.report = Some(path)),
+                Ok(path) => report = Some(path),
                 Err(error) => {
                     let line = format!("no report could be written to {}: {error}", directory.display());
                     say(&line);
@@ -436,34 +440,40 @@ impl Keeper {
                 }
             }
         }
-        // Whoever pulls the stick now shall lose nothing.
         nix::unistd::sync();
-        if let (Some(power), Some(0)) = (job.then, exit_code) {
+        let power = job.then.filter(|_| exit_code == Some(0));
+        self.change(|shared| {
+            shared.is_finishing = power.is_some();
+            if let Some(status) = &mut shared.status {
+                status.report = report;
+            }
+            end(shared, exit_code, error);
+        });
+        self.note(None);
+        if let Some(power) = power {
             thread::sleep(LAST_LOOK);
             if let Err(error) = crate::power::ask(power) {
                 let line = format!("the machine stays on: {error}");
                 say(&line);
                 self.change_status(|status| push(&mut status.messages, line));
             }
+            self.change(|shared| shared.is_finishing = false);
+            self.note(None);
         }
-        self.change(|shared| shared.is_finishing = false);
-        self.note(None);
     }
+}
 
-    fn end(&self, exit_code: Option<u8>, error: Option<String>) {
-        self.change(|shared| {
-            shared.clock.stop();
-            if let Some(status) = &mut shared.status {
-                let shown = match (exit_code, &error) {
-                    (Some(0), _) => "done".to_owned(),
-                    (Some(code), None) => format!("done with exit code {code}"),
-                    (_, Some(error)) => error.clone(),
-                    (None, None) => "killed".to_owned(),
-                };
-                say(&format!("job ends: {}: {shown}", status.title));
-                status.state = State::Ended { exit_code, error };
-            }
-        });
+fn end(shared: &mut Shared, exit_code: Option<u8>, error: Option<String>) {
+    shared.clock.stop();
+    if let Some(status) = &mut shared.status {
+        let shown = match (exit_code, &error) {
+            (Some(0), _) => "done".to_owned(),
+            (Some(code), None) => format!("done with exit code {code}"),
+            (_, Some(error)) => error.clone(),
+            (None, None) => "killed".to_owned(),
+        };
+        say(&format!("job ends: {}: {shown}", status.title));
+        status.state = State::Ended { exit_code, error };
     }
 }
 

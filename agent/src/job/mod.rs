@@ -93,6 +93,8 @@ pub(crate) enum Kind {
     Restore,
     /// A proof that a repository is good.
     Verify,
+    /// A disk onto another.
+    Clone,
 }
 
 /// One run of `imager`.

@@ -23,6 +23,7 @@ pub(super) fn write(directory: &Path, status: &Status, ended: Timestamp) -> io::
         Kind::Capture => "backup",
         Kind::Restore => "restore",
         Kind::Verify => "verify",
+        Kind::Clone => "clone",
     };
     let time = ended.to_zoned(TimeZone::UTC);
     let name = format!("lifeboat-{kind}-{}", time.strftime("%Y%m%d-%H%M%S"));

@@ -6,6 +6,7 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::{Constraint, Layout, Rect};
 
 use super::backup::Backup;
+use super::clone::Clone as CloneDisk;
 use super::images::Images;
 use super::log::Log;
 use super::moved;
@@ -27,6 +28,7 @@ const MENU_COLUMNS: u16 = 23;
 enum Action {
     Backup,
     Restore,
+    Clone,
     Verify,
     Images,
     Network,
@@ -37,9 +39,10 @@ enum Action {
     Leave,
 }
 
-const ON_THE_MEDIUM: [Action; 9] = [
+const ON_THE_MEDIUM: [Action; 10] = [
     Action::Backup,
     Action::Restore,
+    Action::Clone,
     Action::Images,
     Action::Verify,
     Action::Network,
@@ -49,9 +52,10 @@ const ON_THE_MEDIUM: [Action; 9] = [
     Action::PowerOff,
 ];
 /// The machine is somebody's: it is not for us to turn off.
-const AS_A_GUEST: [Action; 8] = [
+const AS_A_GUEST: [Action; 9] = [
     Action::Backup,
     Action::Restore,
+    Action::Clone,
     Action::Images,
     Action::Verify,
     Action::Network,
@@ -70,6 +74,7 @@ impl Action {
         match self {
             Self::Backup => ('b', "Back up", "Store disks of this machine as an image in a repository."),
             Self::Restore => ('r', "Restore", "Write an image from a repository to disks of this machine."),
+            Self::Clone => ('c', "Clone a disk", "Copy one disk of this machine onto another."),
             Self::Images => ('i', "Look at images", "What is in a repository: machines, dates, disks."),
             Self::Verify => ('v', "Verify", "Prove that what is stored can be read back."),
             Self::Network => ('n', "Network", "Addresses of this machine, and asking for one."),
@@ -172,7 +177,7 @@ impl Screen for Home {
 
 /// Begins what the user chose.
 fn start(action: Action, world: &World, effects: &mut Effects) -> Move {
-    let needs_keeper = matches!(action, Action::Backup | Action::Restore | Action::Verify);
+    let needs_keeper = matches!(action, Action::Backup | Action::Restore | Action::Clone | Action::Verify);
     if needs_keeper && world.keeper != Keeper::There {
         return Move::Tell(
             "What does the work is not there yet, or was just started anew. It should be there in a few seconds: try \
@@ -190,6 +195,7 @@ fn start(action: Action, world: &World, effects: &mut Effects) -> Move {
     match action {
         Action::Backup => Move::Open(Box::new(Backup::new(world, effects))),
         Action::Restore => Move::Open(Box::new(Restore::new(effects))),
+        Action::Clone => Move::Open(Box::new(CloneDisk::new())),
         Action::Verify => Move::Open(Box::new(Verify::new(effects))),
         Action::Images => Move::Open(Box::new(Images::new(effects))),
         Action::Network => {

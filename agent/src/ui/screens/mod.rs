@@ -4,6 +4,7 @@
 
 pub(super) mod backup;
 pub(super) mod chooser;
+pub(super) mod clone;
 pub(super) mod home;
 pub(super) mod images;
 pub(super) mod log;

@@ -78,6 +78,10 @@ fn cancelling(job: &Status) -> Question {
             differs\", goes on from there.",
             "Cancel the restore",
         ),
+        Kind::Clone => (
+            "The target disk is overwritten in part by now and will not start. Cloning again begins anew.",
+            "Cancel the cloning",
+        ),
         Kind::Verify => ("Nothing is lost. What was found so far is not kept.", "Stop verifying"),
     };
     Question {

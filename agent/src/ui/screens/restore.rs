@@ -453,7 +453,7 @@ impl Screen for Restore {
 }
 
 /// What is lost when a disk is overwritten.
-fn loss(disk: &Disk) -> String {
+pub(super) fn loss(disk: &Disk) -> String {
     let Content::Known(now) = &disk.content else { return "What is on it is not known.".to_owned() };
     let used: u64 = now.parts.iter().map(|part| part.used).fold(0, u64::saturating_add);
     match now.parts.iter().filter(|part| part.number.is_some()).count() {

@@ -172,6 +172,20 @@ fn words_of(result: &Value) -> Vec<String> {
             lines.extend(warnings.filter_map(Value::as_str).map(str::to_owned));
             lines
         }
+        Some("copied") => {
+            let unreadable = number(result, "unreadable");
+            let result = result.get("result").unwrap_or(&empty);
+            let mut lines = vec![format!("{} copied.", size(number(result, "read")))];
+            if result.get("read_back").and_then(Value::as_bool) == Some(true) {
+                lines.push("Read back and found equal.".to_owned());
+            }
+            if unreadable > 0 {
+                lines.push(format!("{} could not be read and are zeros on the clone.", size(unreadable)));
+            }
+            let warnings = result.get("warnings").and_then(Value::as_array).into_iter().flatten();
+            lines.extend(warnings.filter_map(Value::as_str).map(str::to_owned));
+            lines
+        }
         Some("verified") => {
             let report = result.get("report").unwrap_or(&empty);
             let mut lines = vec![format!(
@@ -224,6 +238,18 @@ fn advice(kind: Kind, exit_code: Option<u8>, ended_well: bool) -> Vec<&'static s
         (Kind::Restore, ..) => vec![
             "The target is incomplete and will not start. Do not use it as it is.",
             "The same restore again with \"write only what differs\" goes on from there.",
+            "If a disk or cable is at fault, the log (l at home) says so.",
+        ],
+        (Kind::Clone, Some(10), _) => vec!["What could not be read is zeros on the clone. Replace the original soon."],
+        (Kind::Clone, _, true) => vec![
+            "Unless the clone has new identifiers: take one of the two disks out before a system starts from either.",
+            "If it does not start: look in the firmware's setup for the boot order.",
+        ],
+        (Kind::Clone, Some(2 | 6 | 9), _) => {
+            vec!["Nothing was written: it was refused before. What it says above is to be put right first."]
+        }
+        (Kind::Clone, ..) => vec![
+            "The target is incomplete and will not start. Do not use it as it is; cloning again begins anew.",
             "If a disk or cable is at fault, the log (l at home) says so.",
         ],
         (Kind::Verify, _, true) => vec!["Nothing. What is stored is good."],

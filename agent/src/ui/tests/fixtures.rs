@@ -247,6 +247,10 @@ pub(super) fn status(kind: Kind, state: State) -> Status {
         Kind::Capture => ("Back up 2 disks to /run/lifeboat/places/sdc1/lifeboat", "back up /dev/nvme0n1, /dev/sda"),
         Kind::Restore => ("Restore web1 to ST2000NM0008-2F3100 (sdb)", "write web1 to ST2000NM0008-2F3100 (sdb)"),
         Kind::Verify => ("Verify web1", "verify web1"),
+        Kind::Clone => (
+            "Clone WDC WD5000AAKX-08U6AA0 (sda) onto ST2000NM0008-2F3100 (sdb)",
+            "copy WDC WD5000AAKX-08U6AA0 (sda) onto ST2000NM0008-2F3100 (sdb)",
+        ),
     };
     let rates = (0..90u64).map(|second| (150 + (second * 37 % 60)) << 20).collect();
     Status {
@@ -292,6 +296,12 @@ pub(super) fn ended(kind: Kind, exit_code: u8, error: Option<&str>) -> Status {
             "type": "restored", "result": {
                 "written": 31 * GIB, "unchanged": 0, "read": 13 * GIB, "lost": 0, "unreadable": 0, "read_back": true,
                 "warnings": ["the kernel does not read the new partition table of /dev/sdb"]
+            }
+        }),
+        Kind::Clone => json!({
+            "type": "copied", "seconds": 194.0, "unreadable": 0, "result": {
+                "read": 465 * GIB, "unreadable": [], "read_back": true,
+                "warnings": ["both disks have the same identifiers now"]
             }
         }),
         Kind::Verify => json!({

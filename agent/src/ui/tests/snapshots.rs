@@ -77,6 +77,9 @@ const SCREENS: &[(&str, Step)] = &[
     }),
     ("images", |driver| driver.type_in("i").keys(&[Key::Enter; 2])),
     ("image", |driver| driver.type_in("i").keys(&[Key::Enter; 3])),
+    ("clone-target", |driver| driver.type_in("c").keys(&[Key::Down, Key::Enter])),
+    ("clone-confirm", |driver| driver.type_in("c").keys(&[Key::Down, Key::Enter, Key::Down, Key::Down, Key::Enter])),
+    ("clone-result", |driver| driver.job(ended(Kind::Clone, 0, None))),
     ("verify", |driver| driver.type_in("v").keys(&[Key::Enter; 2])),
     ("verify-password", |driver| {
         driver.type_in("v").keys(&[Key::Enter, Key::Down, Key::Enter]).type_in("wrong").key(Key::Enter).type_in("abc")

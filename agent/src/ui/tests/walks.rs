@@ -314,3 +314,33 @@ fn the_network_is_set_up() {
     driver.keys(&[Key::Down, Key::Enter]).type_in("10.0.0.5/24").key(Key::Enter);
     assert!(driver.sees("eno1 has 10.0.0.5/24"), "{}", driver.text(132, 50));
 }
+
+#[test]
+fn a_clone_needs_the_serial_number_of_its_target() {
+    let mut driver = Driver::new();
+    driver.type_in("c").keys(&[Key::Down, Key::Enter]);
+    assert!(driver.sees("is to be written to"), "{}", driver.text(132, 50));
+    // Onto itself, and onto a smaller one.
+    driver.keys(&[Key::Home, Key::Down, Key::Enter]);
+    assert!(driver.sees("it is the one that is read"), "{}", driver.text(132, 50));
+    driver.key(Key::Esc).keys(&[Key::End, Key::Enter]);
+    assert!(driver.sees("it is too small"), "{}", driver.text(132, 50));
+    driver.key(Key::Esc).keys(&[Key::Home, Key::Down, Key::Down, Key::Enter]);
+    assert!(driver.sees("EVERYTHING ON THIS DISK WILL BE LOST: ST2000NM0008-2F3100, serial ZDH0A1B2"));
+    driver.type_in("9L2A").key(Key::Enter);
+    assert!(driver.sees("That is not the serial number"), "{}", driver.text(132, 50));
+    driver.keys(&[Key::Enter, Key::Up, Key::Enter]);
+    assert!(driver.sent.is_empty());
+    driver.keys(&[Key::Enter, Key::Down, Key::Ctrl('u')]).type_in("A1B2").keys(&[
+        Key::Enter,
+        Key::Down,
+        Key::Char(' '),
+    ]);
+    driver.keys(&[Key::Down, Key::Enter]);
+    let job = started(&driver);
+    assert_eq!(job.kind, Kind::Clone);
+    assert_eq!(
+        job.steps[0].arguments,
+        ["copy", "/dev/sda", "--to", "/dev/sdb", "--confirm=ZDH0A1B2", "--verify", "--new-ids"]
+    );
+}
