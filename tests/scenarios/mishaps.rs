@@ -113,7 +113,7 @@ fn a_stick_that_is_pulled_ends_the_job_and_not_the_machine() -> Result<()> {
 }
 
 #[test]
-fn bad_sectors_are_left_out_and_said_and_a_twin_is_told_by_its_serial_number() -> Result<()> {
+fn bad_sectors_are_said_and_a_twin_is_told_by_its_serial_number_in_256_mib() -> Result<()> {
     if skip("bad sectors") {
         return Ok(());
     }
@@ -122,7 +122,9 @@ fn bad_sectors_are_left_out_and_said_and_a_twin_is_told_by_its_serial_number() -
     let twin = noise_disk("bad-sectors-twin", 64, 4)?;
     let backups = backup_disk("bad-sectors-backups")?;
     let words = format!("{CAPTURE} lifeboat.disk=serial:TWIN-B");
+    // And there is hardly any memory.
     let machine = server("bad-sectors", &words)?
+        .memory_mib(256)
         .drive(Drive::new(&twin, Bus::Scsi).serial("TWIN-A"))
         .drive(Drive::new(&source, Bus::Scsi).serial("TWIN-B").bad_sectors(&BAD))
         .drive(Drive::new(&backups, Bus::Ahci).serial("BACKUPS-1").kept());
