@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use lifeboat_tests::disk::{Disk, MIB, sparse_file};
+use lifeboat_tests::disk::{MIB, sparse_file};
 use lifeboat_tests::guest::Guest;
 use lifeboat_tests::machine::{Bus, Drive, Firmware, Machine, Medium};
 use lifeboat_tests::screen::Screen;
-use lifeboat_tests::{media, tool};
+use lifeboat_tests::media;
 
 use crate::support::{folder, say, skip_without_qemu};
 
@@ -64,26 +64,6 @@ fn the_stick_boots_with_a_bios() -> Result<()> {
 #[test]
 fn the_stick_boots_with_secure_boot() -> Result<()> {
     boots("stick-secure", Firmware::OvmfSecureBoot, || Ok(Medium::Stick(larger_stick("stick-secure")?)))
-}
-
-/// Words in a file on the stick are found by the menu, and by the agent.
-#[test]
-fn words_on_the_stick_are_followed() -> Result<()> {
-    if skip_without_qemu("words") {
-        return Ok(());
-    }
-    let stick = larger_stick("words")?;
-    let words = folder()?.join("lifeboat.conf");
-    fs::write(&words, "lifeboat.job=verify  # of what is not there\nlifeboat.repo=label:NOWHERE\n")?;
-    let esp = Disk::open(&stick)?.mtools_name(2)?;
-    tool::run("mcopy", ["-i".as_ref(), esp.as_ref(), words.as_os_str(), "::/lifeboat.conf".as_ref()])?;
-
-    let machine = Machine::new("words").firmware(Firmware::Ovmf).medium(Medium::Stick(stick));
-    let mut guest = machine.start(&folder()?.path)?;
-    choose_serial_line(&mut guest)?;
-    guest.wait_for(STARTED, BOOT)?;
-    guest.wait_for("NOWHERE", BOOT)?;
-    Ok(())
 }
 
 #[test]
