@@ -10,8 +10,8 @@ use anyhow::{Context, Result, ensure};
 use lifeboat_tests::disk::{MIB, sparse_file};
 use lifeboat_tests::guest::Guest;
 use lifeboat_tests::machine::{Bus, Drive, Firmware, Machine, Medium};
-use lifeboat_tests::screen::Screen;
 use lifeboat_tests::media;
+use lifeboat_tests::screen::Screen;
 
 use crate::support::{folder, say, skip_without_qemu};
 
