@@ -11,7 +11,7 @@ use super::{moved, working};
 use crate::ui::facts::{Image, Looked, OpenProblem, Opened, Place};
 use crate::ui::field::Field;
 use crate::ui::page::{Here, Page, count, fit, fit_right, plain};
-use crate::ui::state::{Answer, Effect, Effects, Key, KeyHint, Ticket, World};
+use crate::ui::state::{Answer, Effect, Effects, Key, KeyHint, Move, Ticket, World};
 use crate::ui::theme::Role;
 
 /// What a new repository is called.
@@ -85,6 +85,20 @@ pub(super) enum Outcome {
     Left,
     /// It was made.
     Chosen(Box<Chosen>),
+}
+
+impl Outcome {
+    /// Keeps what was chosen, and says where that leads.
+    pub(super) fn settle(self, chosen: &mut Option<Chosen>) -> Move {
+        match self {
+            Self::Going => Move::Stay,
+            Self::Left => Move::Back,
+            Self::Chosen(made) => {
+                *chosen = Some(*made);
+                Move::Stay
+            }
+        }
+    }
 }
 
 impl Chooser {

@@ -2,12 +2,10 @@
 
 use std::path::PathBuf;
 
-use imager::units::size;
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 
-use super::restore::loss;
-use super::{moved, release};
+use super::{moved, overwrite, release};
 use crate::job::{Job, Kind, Request, Step as JobStep};
 use crate::ui::disk_map::{self, Detail};
 use crate::ui::facts::{Content, Disk, Picture, names};
@@ -79,20 +77,11 @@ impl Clone {
             let writer = disk.writers.first();
             return writer.map(|writer| format!("{}, so that the clone would mix old and new", plain(writer)));
         }
-        let in_use = disk
-            .users
-            .first()
-            .map(|user| format!("it is in use: {}; end that first (in the shell, say), then press F5", plain(user)));
         let source = Self::disk(self.source.as_ref(), world);
         if self.source.as_ref() == Some(&disk.identity.path) {
             Some("it is the one that is read; choose another disk".to_owned())
-        } else if in_use.is_some() {
-            in_use
-        } else if disk.identity.read_only {
-            Some("it cannot be written; look for a switch on it".to_owned())
-        } else if let Some(source) = source.filter(|source| source.identity.size > disk.identity.size) {
-            let needed = size(source.identity.size);
-            Some(format!("it is too small: {needed} are needed; choose a disk at least as large"))
+        } else if let Some(obstacle) = overwrite::obstacle(disk, source.map_or(0, |source| source.identity.size)) {
+            Some(obstacle)
         } else if source.is_some_and(|source| source.identity.logical_sector != disk.identity.logical_sector) {
             Some("its sectors have another size, so that the partition table would not fit".to_owned())
         } else {
@@ -134,20 +123,7 @@ impl Clone {
     }
 
     fn not_named(&self, world: &World) -> String {
-        let Some(disk) = Self::disk(self.target.as_ref(), world) else {
-            return "That disk is gone. Go back (Esc) and choose another one, or plug it in again.".to_owned();
-        };
-        match &disk.identity.serial {
-            Some(_) => format!(
-                "That is not the serial number of {}. Type it as it is shown, or its last four characters or more. \
-                Nothing is overwritten without it.",
-                disk.words()
-            ),
-            None => format!(
-                "This disk has no serial number: type its path, {}, instead. Nothing is overwritten without it.",
-                disk.identity.path.display()
-            ),
-        }
+        overwrite::not_named(Self::disk(self.target.as_ref(), world))
     }
 
     fn confirm(&mut self, key: Key, world: &World, effects: &mut Effects) -> Move {
@@ -277,28 +253,7 @@ impl Clone {
                 page.say(Role::Heading, "is to be written to:");
             }
         }
-        let disks = world.disks();
-        if disks.is_empty() {
-            page.say(Role::Warning, "There is no disk here. One that is plugged in appears by itself; F5 looks again.");
-        }
-        let bars = disks.len() * 4 + 6 <= height;
-        for (place, disk) in disks.iter().enumerate() {
-            let from = page.len();
-            if bars {
-                page.gap();
-            }
-            let obstacle = self.obstacle(disk, world);
-            let role = if obstacle.is_some() { Role::Dim } else { Role::Text };
-            page.choice_in(role, Here::at(self.cursor, place), &disk_map::title(disk, page.width().saturating_sub(2)));
-            match obstacle {
-                Some(obstacle) => page.say_after(Role::Dim, "    cannot be: ", &obstacle),
-                None if bars => disk_map::content(page, world.theme, &disk.content, Detail::Bar, 2),
-                None => {}
-            }
-            if self.cursor == place {
-                page.keep_in_sight(from);
-            }
-        }
+        overwrite::draw_choices(page, world, self.cursor, height, &|disk| self.obstacle(disk, world));
     }
 
     fn draw_confirm(&self, page: &mut Page, world: &World) {
@@ -314,22 +269,15 @@ impl Clone {
         page.say(Role::Danger, &format!("EVERYTHING ON THIS DISK WILL BE LOST: {}", target.words()));
         page.say(Role::Dim, "Now:");
         disk_map::content(page, world.theme, &target.content, Detail::Bar, 0);
-        page.say(Role::Danger, &loss(target));
+        page.say(Role::Danger, &overwrite::loss(target));
         page.say(Role::Dim, &format!("Afterwards, as {}:", source.words()));
         if let Content::Known(picture) = &source.content {
             let after = Picture { size: target.identity.size, ..picture.clone() };
             disk_map::picture(page, world.theme, &after, Detail::Bar, 0);
         }
         let here = |of: Item| if self.item() == Some(of) { Here::Yes } else { Here::No };
-        let what = if target.identity.serial.is_some() { "Type its serial number" } else { "Type its path" };
-        self.typed.draw(page, world.theme, here(Item::Serial), what, 24);
+        overwrite::draw_serial(page, world, target, &self.typed, here(Item::Serial));
         let is_named = self.is_named(world);
-        let hint = match (is_named, &target.identity.serial) {
-            (true, _) => "that is it",
-            (false, Some(_)) => "all of it, or its last four characters or more",
-            (false, None) => "it has no serial number",
-        };
-        page.say_after(if is_named { Role::Good } else { Role::Dim }, &" ".repeat(27), hint);
         let tick = |on: bool| if on { "[x]" } else { "[ ]" };
         page.choice(here(Item::ReadBack), &format!("{} read both back afterwards and compare", tick(self.read_back)));
         page.choice(

@@ -29,15 +29,8 @@ impl Images {
     }
 
     fn outcome(&mut self, outcome: Outcome) -> Move {
-        match outcome {
-            Outcome::Going => Move::Stay,
-            Outcome::Left => Move::Back,
-            Outcome::Chosen(chosen) => {
-                self.chosen = Some(*chosen);
-                self.cursor = 0;
-                Move::Stay
-            }
-        }
+        self.cursor = 0;
+        outcome.settle(&mut self.chosen)
     }
 }
 

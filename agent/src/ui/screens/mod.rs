@@ -9,6 +9,7 @@ pub(super) mod home;
 pub(super) mod images;
 pub(super) mod log;
 pub(super) mod network;
+mod overwrite;
 pub(super) mod progress;
 pub(super) mod restore;
 pub(super) mod result;

@@ -9,10 +9,10 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 
 use super::chooser::{Chooser, Chosen, New, Outcome};
-use super::{images, moved, release};
+use super::{images, moved, overwrite, release};
 use crate::job::{Job, Kind, Request, Step as JobStep};
 use crate::ui::disk_map::{self, Detail};
-use crate::ui::facts::{Content, Disk, Image, Part, Picture, model_of, names, serial_of};
+use crate::ui::facts::{Disk, Image, Part, Picture, model_of, names, serial_of};
 use crate::ui::field::Field;
 use crate::ui::page::{Here, Page, count, plain};
 use crate::ui::state::{Answer, Effect, Effects, Key, KeyHint, Move, Screen, World};
@@ -79,15 +79,11 @@ impl Restore {
     }
 
     fn outcome(&mut self, outcome: Outcome) -> Move {
-        match outcome {
-            Outcome::Going => Move::Stay,
-            Outcome::Left => Move::Back,
-            Outcome::Chosen(chosen) => {
-                self.chosen = Some(*chosen);
-                self.go(Step::Image);
-                Move::Stay
-            }
+        let next = outcome.settle(&mut self.chosen);
+        if self.chosen.is_some() {
+            self.go(Step::Image);
         }
+        next
     }
 
     fn go(&mut self, step: Step) {
@@ -117,12 +113,8 @@ impl Restore {
         let taken = self.targets.iter().any(|(other, target)| *other != number && target == path);
         if holds_repository {
             Some("it holds the repository; choose another disk, or bring the repository on another one".to_owned())
-        } else if let Some(user) = disk.users.first() {
-            Some(format!("it is in use: {}; end that first (in the shell, say), then press F5", plain(user)))
-        } else if disk.identity.read_only {
-            Some("it cannot be written; look for a switch on it".to_owned())
-        } else if disk.identity.size < image.size {
-            Some(format!("it is too small: {} are needed; choose a disk at least as large", size(image.size)))
+        } else if let Some(obstacle) = overwrite::obstacle(disk, image.size) {
+            Some(obstacle)
         } else if taken {
             Some("another disk of the image goes there already; change that first".to_owned())
         } else {
@@ -258,7 +250,7 @@ impl Restore {
             (Some(Item::ChangedOnly), Key::Char(' ') | Key::Enter) => self.changed_only = !self.changed_only,
             (Some(Item::Serial(number)), Key::Enter) => {
                 if !self.is_named(number, world) {
-                    return Move::Tell(self.not_named(number, world));
+                    return Move::Tell(overwrite::not_named(self.target(number, world)));
                 }
                 self.cursor = moved(self.cursor, count, Key::Down);
             }
@@ -275,30 +267,13 @@ impl Restore {
         Move::Stay
     }
 
-    fn not_named(&self, number: usize, world: &World) -> String {
-        let Some(disk) = self.target(number, world) else {
-            return "That disk is gone. Go back (Esc) and choose another one, or plug it in again.".to_owned();
-        };
-        match &disk.identity.serial {
-            Some(_) => format!(
-                "That is not the serial number of {}. Type it as it is shown, or its last four characters or more. \
-                Nothing is overwritten without it.",
-                disk.words()
-            ),
-            None => format!(
-                "This disk has no serial number: type its path, {}, instead. Nothing is overwritten without it.",
-                disk.identity.path.display()
-            ),
-        }
-    }
-
     fn start(&self, world: &World, effects: &mut Effects) -> Move {
         if self.only().is_some_and(|only| only.is_empty()) {
             return Move::Tell("No partition is marked. Go to one and mark it with the space bar.".to_owned());
         }
         for number in self.targets.keys().copied() {
             if !self.is_named(number, world) {
-                return Move::Tell(self.not_named(number, world));
+                return Move::Tell(overwrite::not_named(self.target(number, world)));
             }
             // Things may have changed since it was chosen.
             if let Some((disk, why)) =
@@ -452,19 +427,6 @@ impl Screen for Restore {
     }
 }
 
-/// What is lost when a disk is overwritten.
-pub(super) fn loss(disk: &Disk) -> String {
-    let Content::Known(now) = &disk.content else { return "What is on it is not known.".to_owned() };
-    let used: u64 = now.parts.iter().map(|part| part.used).fold(0, u64::saturating_add);
-    match now.parts.iter().filter(|part| part.number.is_some()).count() {
-        0 if now.parts.iter().all(|part| part.kind == "unknown") => {
-            "No partitions; what else is on it is not known.".to_owned()
-        }
-        0 => format!("{} in use.", size(used)),
-        parts => format!("{}, {} in use.", count(parts, "partition"), size(used)),
-    }
-}
-
 /// A disk of the image in one line.
 fn captured_words(number: usize, disk: &DiskImage) -> String {
     format!("Disk {number}: {}, {}, {}", model_of(&disk.identity), serial_of(&disk.identity), size(disk.size))
@@ -497,32 +459,11 @@ impl Restore {
         }
         page.gap();
         page.say(Role::Heading, "is to be written to:");
-        let disks = world.disks();
-        if disks.is_empty() {
-            page.say(Role::Warning, "There is no disk here. One that is plugged in appears by itself; F5 looks again.");
-        }
-        let bars = disks.len() * 4 + 6 <= height;
-        for (place, disk) in disks.iter().enumerate() {
-            let from = page.len();
-            if bars {
-                page.gap();
-            }
-            let obstacle = self.obstacle(number, disk);
-            let role = if obstacle.is_some() { Role::Dim } else { Role::Text };
-            page.choice_in(role, Here::at(self.cursor, place), &disk_map::title(disk, page.width().saturating_sub(2)));
-            match obstacle {
-                Some(obstacle) => page.say_after(Role::Dim, "    cannot be: ", &obstacle),
-                None if bars => disk_map::content(page, world.theme, &disk.content, Detail::Bar, 2),
-                None => {}
-            }
-            if self.cursor == place {
-                page.keep_in_sight(from);
-            }
-        }
+        overwrite::draw_choices(page, world, self.cursor, height, &|disk| self.obstacle(number, disk));
         page.gap();
         let text =
             if self.disks().len() > 1 { "Leave this disk of the image out" } else { "None of these: another image" };
-        page.choice(Here::at(self.cursor, disks.len()), text);
+        page.choice(Here::at(self.cursor, world.disks().len()), text);
     }
 
     fn draw_confirm(&self, page: &mut Page, world: &World) {
@@ -593,23 +534,15 @@ impl Restore {
                 in the image, or none at all: otherwise nothing is written.",
             );
         } else {
-            page.say(Role::Danger, &loss(disk));
+            page.say(Role::Danger, &overwrite::loss(disk));
             page.say(Role::Dim, &format!("Afterwards ({}):", captured_words(number, image)));
             let after = Picture { size: disk.identity.size, ..Picture::of_image(image) };
             disk_map::picture(page, theme, &after, Detail::Bar, 0);
         }
-        let what = if disk.identity.serial.is_some() { "Type its serial number" } else { "Type its path" };
         let here = if self.item() == Some(Item::Serial(number)) { Here::Yes } else { Here::No };
         if let Some(field) = self.typed.get(&number) {
-            field.draw(page, theme, here, what, 24);
+            overwrite::draw_serial(page, world, disk, field, here);
         }
-        let is_named = self.is_named(number, world);
-        let hint = match (is_named, &disk.identity.serial) {
-            (true, _) => "that is it",
-            (false, Some(_)) => "all of it, or its last four characters or more",
-            (false, None) => "it has no serial number",
-        };
-        page.say_after(if is_named { Role::Good } else { Role::Dim }, &" ".repeat(27), hint);
         if here == Here::Yes {
             page.keep_in_sight(from);
         }
