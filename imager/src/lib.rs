@@ -30,5 +30,6 @@ pub mod serve;
 pub mod table;
 pub mod units;
 pub mod verify;
+pub mod vm_disk;
 
 pub use error::{Error, Result};

@@ -10,6 +10,7 @@
 mod frames;
 mod places;
 
+use std::io;
 use std::sync::{Arc, RwLock};
 
 use self::frames::{Chunk, FrameCache};
@@ -17,6 +18,7 @@ use self::places::Places;
 use crate::error::{Error, Result};
 use crate::extent::Extent;
 use crate::memory::Budget;
+use crate::read_at::{ReadAt, check_range};
 use crate::repo::Repository;
 use crate::repo::block_map::{self, FANOUT, Record, Root, Run, SPAN};
 use crate::repo::manifest::{DiskImage, Manifest};
@@ -232,6 +234,17 @@ impl ImageDisk {
         }
         let leaf = self.shelf.chunk(id, Content::Map)?;
         block_map::leaf_records(leaf.bytes(), span * SPAN, region_len).map_err(|what| malformed(id, what))
+    }
+}
+
+impl ReadAt for ImageDisk {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        check_range(offset, buf.len(), self.size)?;
+        self.read(offset, buf).map_err(io::Error::other)
+    }
+
+    fn size(&self) -> u64 {
+        self.size
     }
 }
 

@@ -1,0 +1,1 @@
+//! Reads qcow2. Must not know: what for.

@@ -1,0 +1,1 @@
+//! Writes qcow2. Must not know: where the bytes come from.

@@ -1,0 +1,1 @@
+//! Reads VDI. Must not know: what for.

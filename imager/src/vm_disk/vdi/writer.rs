@@ -1,0 +1,1 @@
+//! Writes VDI. Must not know: where the bytes come from.

@@ -1,0 +1,1 @@
+//! Reads VHD. Must not know: what for.

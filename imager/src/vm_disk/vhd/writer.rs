@@ -1,0 +1,1 @@
+//! Writes VHD. Must not know: where the bytes come from.

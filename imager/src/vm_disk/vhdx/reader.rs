@@ -1,0 +1,1 @@
+//! Reads VHDX. Must not know: what for.

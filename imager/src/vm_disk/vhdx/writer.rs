@@ -1,0 +1,1 @@
+//! Writes VHDX. Must not know: where the bytes come from.

@@ -1,0 +1,1 @@
+//! Reads VMDK. Must not know: what for.

@@ -1,0 +1,1 @@
+//! Writes VMDK. Must not know: where the bytes come from.
