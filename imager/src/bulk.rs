@@ -160,6 +160,8 @@ fn wanted_of_frame(entry: &FrameEntry, wants: &[Want], found: &mut [bool]) -> Ve
 /// Neighbouring frames are fetched together up to this size, over gaps up to a quarter of it.
 const FETCH_BYTES: u64 = 4 << 20;
 const FETCHERS: usize = 4;
+/// Each has a frame in memory, about 1 MiB.
+const WORKERS_MIN: usize = 8;
 
 /// Takes what became of a frame.
 pub trait FrameSink: Sync {
@@ -194,8 +196,8 @@ pub fn read_frames(
     let failure: Mutex<Option<Error>> = Mutex::new(None);
     let ahead = usize::try_from(memory.fetch_ahead_bytes() / FETCH_BYTES).unwrap_or(2).max(2);
     let (fetched_tx, fetched_rx) = bounded::<(Range<usize>, Result<BytesMut>)>(ahead.saturating_sub(FETCHERS).max(1));
-    // Twice the cores: a worker that waits for its disk leaves its core to another.
-    let workers = 2 * std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+    // More than there are cores: a worker that waits for its disk leaves its core to another.
+    let workers = (2 * std::thread::available_parallelism().map_or(2, std::num::NonZero::get)).max(WORKERS_MIN);
     std::thread::scope(|scope| {
         let (groups, next, failure) = (&groups, &next, &failure);
         for _ in 0..FETCHERS.min(groups.len().max(1)) {

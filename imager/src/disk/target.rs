@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use rustix::fs::{FallocateFlags, OFlags};
+use rustix::io::Errno;
 
 use super::identity::{self, Identity};
 use crate::error::{Error, Result};
-use crate::extent::Extent;
+use crate::extent::{Extent, ExtentSet};
 use crate::read_at::{ReadAt, check_range};
 
 /// Something that a restore writes.
@@ -31,6 +32,15 @@ pub trait Target: ReadAt + Send {
     /// # Errors
     /// What the device says.
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
+
+    /// Sets room aside for what will be written, where that can run out: better now than when half of it is there.
+    /// Without it a file system also finds the room write by write, one after another.
+    ///
+    /// # Errors
+    /// When there is not enough.
+    fn reserve(&self, _extents: &ExtentSet) -> io::Result<()> {
+        Ok(())
+    }
 
     /// Makes the bytes read as zeros.
     ///
@@ -260,6 +270,22 @@ impl Target for TargetDisk {
             }
             _ => file.write_all_at(bytes, offset),
         }
+    }
+
+    fn reserve(&self, extents: &ExtentSet) -> io::Result<()> {
+        if self.kind == Kind::Device {
+            return Ok(());
+        }
+        let file = self.file()?;
+        for extent in extents.iter() {
+            match rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, extent.start, extent.len) {
+                Err(error @ (Errno::NOSPC | Errno::DQUOT | Errno::FBIG)) => return Err(error.into()),
+                // No such service here: it will be seen when it is written.
+                Err(_) => return Ok(()),
+                Ok(()) => {}
+            }
+        }
+        Ok(())
     }
 
     fn zero(&self, extent: Extent) -> io::Result<()> {

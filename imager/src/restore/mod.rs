@@ -32,6 +32,7 @@ use crate::memory::Budget;
 use crate::progress::{Phase, Progress, lock};
 use crate::repo::Repository;
 use crate::table::Ids;
+use crate::units::size;
 
 /// A disk of an image and where it goes.
 pub struct DiskTarget {
@@ -198,6 +199,9 @@ pub fn restore(repository: &Arc<Repository>, plan: Plan, options: &Options, prog
         };
         for (number, disk) in disks.iter().enumerate() {
             disk.write_zeros(&zeros, number, options.changed_only, progress)?;
+        }
+        for disk in &disks {
+            disk.reserve(&read.wants)?;
         }
         let found = write_data(repository, &disks, read, options, progress)?;
         for disk in &disks {
@@ -441,6 +445,17 @@ impl DiskPlan {
 
     fn zero_bytes(&self) -> u64 {
         self.gets.zeros + self.gets.unreadable
+    }
+
+    /// Has the target set room aside for a portion.
+    fn reserve(&self, wants: &[Want]) -> Result<()> {
+        let target = self.target();
+        let space = Extent::new(self.base, target.size());
+        let places = wants.iter().map(|want| place_of(want).intersection(space)).filter(|place| !place.is_empty());
+        let places: ExtentSet = places.map(|place| Extent::new(place.start - self.base, place.len)).collect();
+        target
+            .reserve(&places)
+            .map_err(Error::io(format!("set {} aside in", size(places.total())), &target.identity().path))
     }
 
     /// Discards what nobody needs.
