@@ -7,12 +7,19 @@ use anyhow::Result;
 
 use crate::{imager, tool};
 
-/// The folder with the media: `LIFEBOAT_MEDIA` when that is set, otherwise built now by whoever asks first.
+static BUILT: Mutex<Option<PathBuf>> = Mutex::new(None);
+
+/// Names the folder with the media, for whoever asks later.
+pub fn are_in(folder: PathBuf) {
+    *BUILT.lock().unwrap_or_else(PoisonError::into_inner) = Some(folder);
+}
+
+/// The folder with the media: `LIFEBOAT_MEDIA` when that is set, what [`are_in`] named, otherwise built now by whoever
+/// asks first.
 ///
 /// # Errors
 /// When they cannot be built.
 pub fn folder() -> Result<PathBuf> {
-    static BUILT: Mutex<Option<PathBuf>> = Mutex::new(None);
     if let Some(path) = std::env::var_os("LIFEBOAT_MEDIA") {
         return Ok(path.into());
     }

@@ -1,16 +1,19 @@
 //! `cargo xtask ci`: everything that must hold before a change is merged.
 
 use std::fs;
+use std::num::NonZero;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use lifeboat_tests::{imager, tool};
 
 use crate::{media, test, tidy};
 
 /// For all fuzz targets together: enough to notice what a change broke. Longer runs are made by hand.
-const FUZZING_SECONDS: usize = 240;
+const FUZZING_SECONDS: usize = 120;
 
 const FUZZING_SECONDS_PER_TARGET: usize = 30;
 
@@ -19,19 +22,19 @@ pub(crate) fn run() -> Result<()> {
     step("format", || cargo(&["fmt", "--all", "--check"]))?;
     step("lints", || cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
     step("documentation", documentation)?;
-    step("media", || media::run(&media::Options { twice: true, ..Default::default() }).map(drop))?;
-    step("tests", || test::run(&test::Options::default()))?;
+    let made = step("media", || media::run(&media::Options { twice: true, ..Default::default() }))?;
+    step("tests", || test::run(test::Options { made: Some(made), ..Default::default() }))?;
     step("fuzzing", fuzz)?;
     println!("everything holds");
     Ok(())
 }
 
-fn step(name: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
+fn step<T>(name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     println!("== {name}");
     let start = Instant::now();
-    work().with_context(|| format!("{name}: does not hold"))?;
+    let done = work().with_context(|| format!("{name}: does not hold"))?;
     println!("== {name}: {:.0} s", start.elapsed().as_secs_f64());
-    Ok(())
+    Ok(done)
 }
 
 fn cargo(arguments: &[&str]) -> Result<()> {
@@ -54,22 +57,40 @@ fn fuzz() -> Result<()> {
     if tool::find("cargo-fuzz").is_none() && !cargo_home_has_fuzz() {
         cargo(&["install", "--locked", "cargo-fuzz"])?;
     }
-    let targets = fuzz_targets(&folder)?;
-    let seconds = (FUZZING_SECONDS / targets.len().max(1)).min(FUZZING_SECONDS_PER_TARGET);
-    for target in &targets {
-        println!("-- {target}, {seconds} s");
-        // What is found on the way goes to the first folder; the seeds stay as they are.
-        let found = imager::target_folder()?.join("fuzz-corpus").join(target);
-        fs::create_dir_all(&found).with_context(|| found.display().to_string())?;
+    // Without unsafe code the address sanitizer finds nothing, and doubles the time to build.
+    let cargo_fuzz = |word: &str| {
         let mut cargo = tool::command("cargo");
         cargo.current_dir(imager::workspace().join("imager")).env("RUSTC_BOOTSTRAP", "1");
-        // Without unsafe code the address sanitizer finds nothing, and doubles the time to build.
-        cargo.args(["fuzz", "run", "--sanitizer", "none", target]).arg(found).arg(folder.join("corpus").join(target));
+        cargo.args(["fuzz", word, "--sanitizer", "none"]);
+        cargo
+    };
+    tool::show(&mut cargo_fuzz("build"))?;
+    let targets = fuzz_targets(&folder)?;
+    let cores = thread::available_parallelism().map_or(1, NonZero::get);
+    let seconds = (cores * FUZZING_SECONDS / targets.len().max(1)).min(FUZZING_SECONDS_PER_TARGET);
+    println!("{} targets, {seconds} s each, {cores} at a time", targets.len());
+    let corpora = imager::target_folder()?.join("fuzz-corpus");
+    let run = |target: &String| -> Result<()> {
+        // What is found on the way goes to the first folder; the seeds stay as they are.
+        let found = corpora.join(target);
+        fs::create_dir_all(&found).with_context(|| found.display().to_string())?;
+        let mut cargo = cargo_fuzz("run");
+        cargo.arg(target).arg(found).arg(folder.join("corpus").join(target));
         cargo.args(["--", &format!("-max_total_time={seconds}"), "-print_final_stats=1", "-max_len=131072"]);
-        tool::show(&mut cargo).with_context(|| format!("the fuzz target {target} found something"))?;
-    }
-    println!("{} fuzz targets found nothing", targets.len());
-    Ok(())
+        tool::output(&mut cargo).map(drop).with_context(|| format!("the fuzz target {target} found something"))
+    };
+    let next = AtomicUsize::new(0);
+    let worker = || -> Result<()> {
+        while let Some(target) = targets.get(next.fetch_add(1, Ordering::Relaxed)) {
+            run(target)?;
+            println!("-- {target}: nothing found");
+        }
+        Ok(())
+    };
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..cores).map(|_| scope.spawn(worker)).collect();
+        workers.into_iter().try_for_each(|worker| worker.join().unwrap_or_else(|_| bail!("a thread panicked")))
+    })
 }
 
 /// `cargo install` puts programs where PATH need not lead, and cargo finds them all the same.

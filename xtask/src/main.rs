@@ -55,7 +55,7 @@ fn main() -> anyhow::Result<()> {
     match command {
         Command::Demo => demo::run(),
         Command::Media(options) => media::run(&options).map(drop),
-        Command::Test(options) => test::run(&options),
+        Command::Test(options) => test::run(options),
         Command::Bench(options) => bench::run(&options),
         Command::Ci => ci::run(),
         Command::Measured(measured) => measured.run(),

@@ -15,7 +15,7 @@ use lifeboat_tests::guest::Guest;
 use lifeboat_tests::machine::{Bus, Drive, Firmware, Machine};
 use lifeboat_tests::mounted::{Keep, WorkFolder};
 use lifeboat_tests::walkthrough::{self, PASSWORD, Person};
-use lifeboat_tests::{debian, imager, media};
+use lifeboat_tests::{debian, imager};
 
 use super::say;
 
@@ -28,8 +28,6 @@ pub(crate) fn play() -> Result<PathBuf> {
     let folder = WorkFolder::open(&target.join("e2e"), Keep::Files)?;
     let pictures = target.join("demo-pictures");
     fs::create_dir_all(&pictures).with_context(|| pictures.display().to_string())?;
-    say("building the boot medium");
-    media::folder()?;
     say("installing a Debian system on a disk");
     let tarball = debian::tarball(&folder)?;
     let system = folder.join("demo-system.img");

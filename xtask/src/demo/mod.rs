@@ -15,11 +15,11 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use lifeboat_tests::disk::{self, Disk, MIB};
 use lifeboat_tests::mounted::{Keep, Loop, WorkFolder};
-use lifeboat_tests::{imager, tool};
+use lifeboat_tests::{imager, media as media_of_tests, tool};
 
 use crate::measure::{self, Cost};
-use crate::packages;
 use crate::table::{self, Table};
+use crate::{media, packages};
 use volumes::State;
 
 /// How much larger the disk is to which the first image is restored.
@@ -33,10 +33,11 @@ pub(crate) fn run() -> Result<()> {
         );
     }
     packages::ensure(&[packages::DISKS, packages::TESTS])?;
-    let imager = imager::binary()?;
     let start = Instant::now();
+    let made = media::run(&media::Options::default())?;
+    media_of_tests::are_in(made.folder);
     let folder = WorkFolder::open(&imager::target_folder()?.join("demo"), Keep::Nothing)?;
-    let mut demo = Demo::new(imager, folder)?;
+    let mut demo = Demo::new(made.imager, folder)?;
     demo.play()?;
     println!("\n{}", demo.table.markdown());
     println!("Every file compared equal, and each file system passed its own check.\n");

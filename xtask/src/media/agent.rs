@@ -1,8 +1,13 @@
 //! Builds the agent so that it runs where nothing else is: static, and without what only a debugger reads.
+//!
+//! Under another name it is the `imager` that the demo and the end-to-end tests run: what is tested is what is on the
+//! medium.
 
+use std::io::ErrorKind;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use lifeboat_tests::{imager, tool};
 
 /// Said explicitly: flags would otherwise go to build scripts, too, and those cannot be static.
@@ -28,4 +33,13 @@ pub(super) fn build(target: &Path) -> Result<PathBuf> {
         .args(["build", "--quiet", "--profile", "medium", "--target", TARGET, "--package", "agent"]);
     tool::show(&mut cargo)?;
     Ok(folder.join(TARGET).join("medium/agent"))
+}
+
+/// The agent under the name by which it is the command line.
+pub(super) fn as_imager(agent: &Path) -> Result<PathBuf> {
+    let link = agent.with_file_name("imager");
+    match symlink("agent", &link) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error).context(link.display().to_string()),
+        _ => Ok(link),
+    }
 }

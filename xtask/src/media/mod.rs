@@ -56,8 +56,16 @@ struct Ingredients {
     packages: PathBuf,
 }
 
+/// What was made.
+pub(crate) struct Made {
+    /// The media.
+    pub(crate) folder: PathBuf,
+    /// The program on them, as the command line.
+    pub(crate) imager: PathBuf,
+}
+
 /// Makes the media and says where they are.
-pub(crate) fn run(options: &Options) -> Result<PathBuf> {
+pub(crate) fn run(options: &Options) -> Result<Made> {
     packages::ensure(&[packages::MEDIA])?;
     let target = imager::target_folder()?;
     let folder = target.join(match options.profile {
@@ -81,7 +89,7 @@ pub(crate) fn run(options: &Options) -> Result<PathBuf> {
         fs::remove_dir_all(again)?;
         println!("\nboth builds are the same, byte for byte");
     }
-    Ok(folder)
+    Ok(Made { folder, imager: agent::as_imager(&sources.agent)? })
 }
 
 /// What all media of one run are made from.
