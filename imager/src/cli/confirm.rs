@@ -1,11 +1,42 @@
-//! Asks whether this is the disk that is meant, before anything is overwritten.
+//! What every command takes that overwrites a disk; asks whether it is the disk that is meant.
 
 use std::io::{IsTerminal, Write};
 use std::path::Path;
 
+use clap::Args;
+
 use crate::disk::identity::Identity;
+use crate::disk::target::Replace;
 use crate::error::{Error, Result};
+use crate::restore::ReadBack;
 use crate::units::size;
+
+/// How a disk or a file is overwritten.
+#[derive(Args)]
+pub(super) struct Overwriting {
+    /// Read everything back and compare.
+    #[arg(long)]
+    verify: bool,
+    /// Only say what would be done.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Serial number of the block device to overwrite (its path, if it has none); once for each.
+    #[arg(long, value_name = "SERIAL")]
+    pub confirm: Vec<String>,
+    /// Overwrite a file that exists. One that is larger than what is written keeps its size.
+    #[arg(long)]
+    pub force: bool,
+}
+
+impl Overwriting {
+    pub(super) fn read_back(&self) -> ReadBack {
+        if self.verify { ReadBack::Yes } else { ReadBack::No }
+    }
+
+    pub(super) fn replace(&self) -> Replace {
+        if self.force { Replace::Yes } else { Replace::No }
+    }
+}
 
 /// Makes sure that this is the disk that is meant.
 ///

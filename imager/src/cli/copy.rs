@@ -8,16 +8,16 @@ use std::time::Instant;
 use clap::Args;
 
 use super::capture::{OpenedSources, open_sources};
-use super::confirm::confirm;
+use super::confirm::{Overwriting, confirm};
 use super::watch::Watch;
 use super::{Global, print_json};
 use crate::copy::{self, Options, Plan};
 use crate::disk::source::Source;
-use crate::disk::target::{Replace, Target, TargetDisk};
+use crate::disk::target::{Target, TargetDisk};
 use crate::error::{Error, Result};
 use crate::layout::Wanted;
 use crate::progress::Phase;
-use crate::restore::{ReadBack, check_device, check_different, check_file};
+use crate::restore::{check_device, check_different, check_file};
 use crate::table::Ids;
 use crate::units::{duration, size};
 
@@ -38,7 +38,7 @@ pub(super) struct Copy {
     #[arg(long)]
     live: bool,
     #[command(flatten)]
-    how: How,
+    how: Overwriting,
 }
 
 #[derive(Args)]
@@ -49,23 +49,7 @@ pub(super) struct MakeStick {
     #[arg(long, value_name = "FILE", default_value = "lifeboat-usb.img")]
     image: PathBuf,
     #[command(flatten)]
-    how: How,
-}
-
-#[derive(Args)]
-struct How {
-    /// Read both disks again and compare.
-    #[arg(long)]
-    verify: bool,
-    /// Only say what would be done.
-    #[arg(long)]
-    dry_run: bool,
-    /// Serial number of the block device to overwrite (its path, if it has none).
-    #[arg(long, value_name = "SERIAL")]
-    confirm: Vec<String>,
-    /// Overwrite a file that exists.
-    #[arg(long)]
-    force: bool,
+    how: Overwriting,
 }
 
 pub(super) fn copy(global: &Global, args: &Copy) -> Result<u8> {
@@ -74,7 +58,7 @@ pub(super) fn copy(global: &Global, args: &Copy) -> Result<u8> {
     let options = Options {
         wanted: Wanted { all_sectors: args.all_sectors, leave_out: Vec::new() },
         ids: if args.new_ids { Ids::New } else { Ids::Keep },
-        read_back: if args.how.verify { ReadBack::Yes } else { ReadBack::No },
+        read_back: args.how.read_back(),
     };
     run(global, &opened, &args.target, &options, &args.how)
 }
@@ -84,7 +68,7 @@ pub(super) fn make_stick(global: &Global, args: &MakeStick) -> Result<u8> {
         return Err(Error::refused(&args.device, "it is no block device; `lsblk` lists those that there are"));
     }
     let opened = open_sources(std::slice::from_ref(&args.image), None, false)?;
-    let read_back = if args.how.verify { ReadBack::Yes } else { ReadBack::No };
+    let read_back = args.how.read_back();
     let options = Options { wanted: Wanted::default(), ids: Ids::Keep, read_back };
     run(global, &opened, &args.device, &options, &args.how)
 }
@@ -93,7 +77,7 @@ fn is_device(path: &Path) -> bool {
     std::fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_block_device())
 }
 
-fn open_target(path: &Path, source: &dyn Source, how: &How) -> Result<TargetDisk> {
+fn open_target(path: &Path, source: &dyn Source, how: &Overwriting) -> Result<TargetDisk> {
     if is_device(path) {
         let identity = check_device(path, None)?;
         if !how.dry_run {
@@ -102,12 +86,11 @@ fn open_target(path: &Path, source: &dyn Source, how: &How) -> Result<TargetDisk
         return TargetDisk::open_device(path);
     }
     check_file(path, None)?;
-    let replace = if how.force { Replace::Yes } else { Replace::No };
     let len = std::fs::metadata(path).map_or(0, |metadata| metadata.len());
-    TargetDisk::new_file(path, source.size().max(len), replace)
+    TargetDisk::new_file(path, source.size().max(len), how.replace())
 }
 
-fn run(global: &Global, opened: &OpenedSources, target: &Path, options: &Options, how: &How) -> Result<u8> {
+fn run(global: &Global, opened: &OpenedSources, target: &Path, options: &Options, how: &Overwriting) -> Result<u8> {
     let source = &**opened.sources.first().ok_or_else(|| Error::Usage("there is nothing to copy".into()))?;
     let target = Arc::new(open_target(target, source, how)?);
     let watch = Watch::start(global, "copy")?;

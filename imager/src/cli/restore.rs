@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use clap::Args;
 
-use super::confirm::confirm;
+use super::confirm::{Overwriting, confirm};
 use super::watch::Watch;
 use super::{Global, count, open, parse_memory, print_json};
 use crate::disk::target::{Replace, Target, TargetDisk};
@@ -18,7 +18,7 @@ use crate::repo::Repository;
 use crate::repo::index::with_fresh_index;
 use crate::repo::manifest::Manifest;
 use crate::restore::{
-    self, ChangedOnly, DiskTarget, OnDamage, Options, Plan, PlanSummary, ReadBack, Unused, WhatToWrite, check_device,
+    self, ChangedOnly, DiskTarget, OnDamage, Options, Plan, PlanSummary, Unused, WhatToWrite, check_device,
     check_different, check_file, check_partition, find_kind,
 };
 use crate::table::Ids;
@@ -41,18 +41,8 @@ pub(super) struct Restore {
     /// Give the disk and its partitions new GUIDs (MBR: a new signature).
     #[arg(long)]
     new_ids: bool,
-    /// Read everything back.
-    #[arg(long)]
-    verify: bool,
-    /// Only say what would be done.
-    #[arg(long)]
-    dry_run: bool,
-    /// Serial number of the block device to overwrite (its path, if it has none); once for each.
-    #[arg(long, value_name = "SERIAL")]
-    confirm: Vec<String>,
-    /// Overwrite a file that exists. One that is larger than the disk in the image keeps its size.
-    #[arg(long)]
-    force: bool,
+    #[command(flatten)]
+    how: Overwriting,
     /// Tell the target that unused space is not needed (TRIM). [default: leave it as it is]
     #[arg(long)]
     discard: bool,
@@ -97,7 +87,7 @@ pub(super) fn restore(global: &Global, args: Restore) -> Result<u8> {
         changed_only: if args.changed_only { ChangedOnly::Yes } else { ChangedOnly::No },
         unused: if args.discard { Unused::Discard } else { Unused::Leave },
         ids: if args.new_ids { Ids::New } else { Ids::Keep },
-        read_back: if args.verify { ReadBack::Yes } else { ReadBack::No },
+        read_back: args.how.read_back(),
         damage: if args.keep_going { OnDamage::Zeros } else { OnDamage::Stop },
         memory: args.memory.map_or_else(Budget::of_this_machine, Budget::new),
     };
@@ -111,7 +101,7 @@ pub(super) fn restore(global: &Global, args: Restore) -> Result<u8> {
         Plan::new(&repository, &manifest, targets, &options, watch.progress())
     })?;
     let summary = plan.summary();
-    if args.dry_run {
+    if args.how.dry_run {
         drop(watch);
         print_plan(global, &summary);
         return Ok(0);
@@ -233,8 +223,8 @@ fn open_target(
     let place = partition.and_then(|number| image.table.partitions.iter().find(|p| p.number == number));
     let disk = if is_device {
         let identity = check_device(&path, repository.store().local_directory().as_deref())?;
-        if !args.dry_run {
-            confirm(&args.confirm, &identity)?;
+        if !args.how.dry_run {
+            confirm(&args.how.confirm, &identity)?;
         }
         TargetDisk::open_device(&path)?
     } else {
@@ -254,8 +244,8 @@ fn open_target(
 fn open_file(args: &Restore, path: &Path, size: u64, some_partitions: bool) -> Result<TargetDisk> {
     let len = std::fs::metadata(path).map(|metadata| metadata.len());
     match len {
-        Ok(_) if args.force && (args.changed_only || some_partitions) => TargetDisk::file_in_place(path, size),
-        Ok(len) if args.force => TargetDisk::new_file(path, size.max(len), Replace::Yes),
+        Ok(_) if args.how.force && (args.changed_only || some_partitions) => TargetDisk::file_in_place(path, size),
+        Ok(len) if args.how.force => TargetDisk::new_file(path, size.max(len), Replace::Yes),
         _ => TargetDisk::new_file(path, size, Replace::No),
     }
 }
