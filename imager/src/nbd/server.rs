@@ -11,6 +11,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::PeerCredentials;
+
 use super::Export;
 use super::negotiation::negotiate;
 use super::transmission;
@@ -110,6 +113,10 @@ impl Server {
                         return Err(Error::io("accept on", self.listener.location())(error));
                     }
                 };
+                if let Some(stranger) = connection.stranger() {
+                    progress.say(format!("a client was sent away: it runs as user {stranger}"));
+                    continue;
+                }
                 let Ok(handle) = connection.try_clone() else { continue };
                 if count.fetch_add(1, Ordering::Relaxed) >= CONNECTIONS_MAX {
                     count.fetch_sub(1, Ordering::Relaxed);
@@ -205,6 +212,14 @@ impl Connection {
             Self::Unix(stream) => stream.set_read_timeout(timeout),
             Self::Tcp(stream) => stream.set_read_timeout(timeout),
         }
+    }
+
+    /// The user at the other end of a Unix socket, when it is neither this one nor root. The socket's permissions say the
+    /// same, but not before it is there.
+    fn stranger(&self) -> Option<u32> {
+        let Self::Unix(stream) = self else { return None };
+        let user = getsockopt(stream, PeerCredentials).map_or(u32::MAX, |peer| peer.uid());
+        (user != 0 && user != nix::unistd::geteuid().as_raw()).then_some(user)
     }
 
     fn shut_down(&self) {

@@ -32,6 +32,7 @@ const CMD_BLOCK_STATUS: u16 = 7;
 const REQUEST_ONE: u16 = 1 << 3;
 
 const CHUNK_DONE: u16 = 1;
+const CHUNK_MORE: u16 = 0;
 const CHUNK_NONE: u16 = 0;
 const CHUNK_OFFSET_DATA: u16 = 1;
 const CHUNK_BLOCK_STATUS: u16 = 5;
@@ -47,6 +48,8 @@ const STATE_ZERO: u32 = 2;
 
 /// Requests of one connection that are answered at the same time.
 const WORKERS: usize = 4;
+/// Bytes that are read and sent in one piece, whatever a client asks for at once: what it costs stays bounded.
+const PIECE_BYTES: u64 = 1 << 20;
 /// Descriptors in one block status; a client asks again for the rest.
 const DESCRIPTORS_MAX: usize = 4096;
 /// Bytes of one block status: what describing them costs is bounded, too.
@@ -158,26 +161,61 @@ impl<W: Write> Answers<'_, W> {
     }
 
     fn read(&self, request: &Request, place: Extent) -> io::Result<()> {
-        let len = usize::try_from(request.len).unwrap_or(0);
-        // Header and data in one buffer, so that they leave in one piece.
-        let header_len = if self.chosen.structured == Structured::Yes { 28 } else { 16 };
-        let mut message = Vec::with_capacity(header_len + len);
-        match self.chosen.structured {
-            Structured::Yes => {
-                chunk_header(&mut message, request, CHUNK_DONE, CHUNK_OFFSET_DATA, request.len.saturating_add(8));
-                message.extend_from_slice(&request.offset.to_be_bytes());
-            }
-            Structured::No => simple_header(&mut message, request, 0),
-        }
-        message.resize(header_len + len, 0);
-        if let Err(error) = self.export.read(request.offset, message.get_mut(header_len..).unwrap_or_default()) {
-            return self.error(request, EIO, &error.to_string());
-        }
-        lock(&self.replies).write_all(&message)?;
-        if self.read_up_to.swap(place.end(), Ordering::Relaxed) == place.start {
+        let sent = match self.chosen.structured {
+            Structured::Yes => self.read_structured(request, place)?,
+            Structured::No => self.read_simple(request, place)?,
+        };
+        if sent == Sent::All && self.read_up_to.swap(place.end(), Ordering::Relaxed) == place.start {
             self.export.read_ahead(place);
         }
         Ok(())
+    }
+
+    /// Pieces that each say where they belong.
+    fn read_structured(&self, request: &Request, place: Extent) -> io::Result<Sent> {
+        // Header and data in one buffer, so that they leave together.
+        let mut message = Vec::new();
+        for piece in pieces(place) {
+            message.clear();
+            let flags = if piece.end() == place.end() { CHUNK_DONE } else { CHUNK_MORE };
+            let len = u32::try_from(piece.len).unwrap_or(0);
+            chunk_header(&mut message, request, flags, CHUNK_OFFSET_DATA, len.saturating_add(8));
+            message.extend_from_slice(&piece.start.to_be_bytes());
+            if let Err(error) = self.append(&mut message, piece) {
+                self.error(request, EIO, &error.to_string())?;
+                return Ok(Sent::Error);
+            }
+            lock(&self.replies).write_all(&message)?;
+        }
+        Ok(Sent::All)
+    }
+
+    /// One run of bytes behind its header. Once that is sent there is no way to say that something is wrong but to
+    /// hang up.
+    fn read_simple(&self, request: &Request, place: Extent) -> io::Result<Sent> {
+        let mut message = Vec::new();
+        let mut replies = None;
+        for piece in pieces(place) {
+            message.clear();
+            if replies.is_none() {
+                simple_header(&mut message, request, 0);
+            }
+            match self.append(&mut message, piece) {
+                Ok(()) => replies.get_or_insert_with(|| lock(&self.replies)).write_all(&message)?,
+                Err(error) if replies.is_none() => {
+                    self.error(request, EIO, &error.to_string())?;
+                    return Ok(Sent::Error);
+                }
+                Err(error) => return Err(io::Error::other(error)),
+            }
+        }
+        Ok(Sent::All)
+    }
+
+    fn append(&self, message: &mut Vec<u8>, piece: Extent) -> crate::Result<()> {
+        let header_len = message.len();
+        message.resize(header_len + usize::try_from(piece.len).unwrap_or(0), 0);
+        self.export.read(piece.start, message.get_mut(header_len..).unwrap_or_default())
     }
 
     fn block_status(&self, request: &Request, place: Extent) -> io::Result<()> {
@@ -229,6 +267,18 @@ impl<W: Write> Answers<'_, W> {
         message.extend_from_slice(payload);
         lock(&self.replies).write_all(&message)
     }
+}
+
+/// What became of a read.
+#[derive(PartialEq, Eq)]
+enum Sent {
+    All,
+    Error,
+}
+
+fn pieces(place: Extent) -> impl Iterator<Item = Extent> {
+    let starts = (0..place.len.div_ceil(PIECE_BYTES)).map(move |number| place.start + number * PIECE_BYTES);
+    starts.map(move |start| Extent::between(start, place.end().min(start + PIECE_BYTES)))
 }
 
 fn simple_header(message: &mut Vec<u8>, request: &Request, error: u32) {

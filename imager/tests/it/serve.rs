@@ -4,7 +4,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
@@ -100,6 +100,22 @@ fn clients_read_what_a_restore_writes() {
     assert!(run("nbdinfo", ["--list", &nameless]).contains("export=\"disk0p2\""));
     serving.stop();
     assert!(!socket.exists());
+}
+
+#[test]
+fn another_user_reads_nothing() {
+    let dir = Scratch::new();
+    let (imager, _) = image(&dir);
+    // Whatever the permissions say: they are set only when the socket is there.
+    let open = tempfile::tempdir().unwrap();
+    fs::set_permissions(open.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let socket = open.path().join("socket");
+    let serving = Serving::start(&imager, &["--socket", text(&socket)]);
+    fs::set_permissions(&socket, fs::Permissions::from_mode(0o666)).unwrap();
+    let words = ["--reuid=65534", "--clear-groups", "nbdinfo", "--size", serving.uri("disk0")];
+    assert!(!output("setpriv", words).status.success());
+    assert_eq!(run("nbdinfo", ["--size", serving.uri("disk0")]).trim(), "50331648");
+    serving.stop();
 }
 
 #[test]
