@@ -3,11 +3,14 @@
 //!
 //! Must not know: repositories, images, terminals.
 
+mod open;
 pub mod qcow2;
 pub mod vdi;
 pub mod vhd;
 pub mod vhdx;
 pub mod vmdk;
+
+pub use open::{Follow, How, Opened, open};
 
 use std::fmt;
 use std::str::FromStr;
