@@ -57,9 +57,6 @@ pub(super) struct Capture {
     sources: Vec<PathBuf>,
     #[command(flatten)]
     take: Take,
-    /// Capture disks that are mounted for writing all the same. Such an image may mix old and new blocks.
-    #[arg(long)]
-    live: bool,
     #[command(flatten)]
     files: DiskFiles,
 }
@@ -85,6 +82,9 @@ pub(super) struct Take {
     /// Leave out the content of such files; restored, they are zeros.
     #[arg(long, value_enum, value_name = "KIND")]
     leave_out: Vec<Spare>,
+    /// Capture disks that are in use for writing all the same. Such an image may mix old and new blocks.
+    #[arg(long)]
+    pub live: bool,
     /// Do not check the seals of what was stored.
     #[arg(long, conflicts_with = "verify_data")]
     no_verify: bool,
@@ -184,23 +184,25 @@ pub(super) fn open_sources(paths: &[PathBuf], how: &How, live: bool) -> Result<O
     for path in paths {
         let file = vm_disk::open(path, how)?;
         opened.notes.extend(file.words());
-        let source = file.source;
+        let source = &file.source;
         if opened.sources.iter().any(|other| other.identity().path == source.identity().path) {
             return Err(Error::Usage(format!("{} is named twice", path.display())));
         }
         opened.in_use.extend(mounted_for_writing(path)?);
-        opened.sources.push(source);
+        let machines = file.files.iter().filter(|file| vm_disk::is_written_by_qemu(file));
+        opened.in_use.extend(machines.map(|file| format!("a running virtual machine writes to {}", file.display())));
+        opened.sources.push(file.source);
     }
     match opened.in_use.first() {
         Some(first) if !live => Err(Error::Usage(format!(
-            "{first}: an image of it may mix old and new blocks. Unmount it, or remount it read-only; --live captures it all the same"
+            "{first}: an image of it may mix old and new blocks. Unmount it (shut the virtual machine down), or remount it read-only; --live captures it all the same"
         ))),
         _ => Ok(opened),
     }
 }
 
 pub(super) fn capture(global: &Global, args: Capture) -> Result<u8> {
-    let opened = open_sources(&args.sources, &args.files.how(), args.live)?;
+    let opened = open_sources(&args.sources, &args.files.how(), args.take.live)?;
     take(global, &opened, args.take, None)
 }
 

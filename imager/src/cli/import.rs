@@ -54,7 +54,7 @@ pub(super) fn import(global: &Global, args: Import) -> Result<u8> {
     let Import { paths, take: args, files } = args;
     match Input::of(paths)? {
         Input::DiskFiles(paths) => {
-            let opened = open_sources(&paths, &files.how(), false)?;
+            let opened = open_sources(&paths, &files.how(), args.live)?;
             let owner = owner(&opened, args.name.as_deref());
             take(global, &opened, args, Some(owner))
         }

@@ -7,6 +7,7 @@ mod cache;
 mod contents;
 mod detect;
 mod error;
+mod in_use;
 mod mapped;
 mod neighbours;
 mod open;
@@ -21,6 +22,7 @@ pub mod vmdk;
 pub use contents::{Contents, Disk, Neighbours};
 pub use detect::detect;
 pub use error::DiskError;
+pub use in_use::is_written_by_qemu;
 pub use open::{Follow, How, Opened, open, read};
 
 use std::fmt;

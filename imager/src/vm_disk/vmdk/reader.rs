@@ -25,7 +25,9 @@ pub(in crate::vm_disk) fn open(
 
 fn monolithic(file: Box<dyn Contents>, cache: &Arc<Cache>) -> Result<Disk, DiskError> {
     let extent = Sparse::read(file, cache)?;
-    let Some(text) = extent.descriptor_bytes()? else {
+    // Some write one that is empty.
+    let text = extent.descriptor_bytes()?.filter(|text| text.iter().any(|&byte| byte != 0));
+    let Some(text) = text else {
         return Err(DiskError::unsupported(
             "it is one extent of a disk; name the disk's descriptor, the small `.vmdk` file of text beside it",
         ));
