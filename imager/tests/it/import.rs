@@ -10,7 +10,7 @@ use imager::repo::manifest::Manifest;
 use imager::repo::store::CrateStore;
 use std::sync::Arc;
 
-use crate::support::{Imager, content, gpt_disk, noise, run, sparse_file, write_at};
+use crate::support::{Imager, Loop, content, gpt_disk, noise, run, sparse_file, write_at};
 use crate::vm_disk::convert;
 use crate::volume::Scratch;
 
@@ -20,7 +20,9 @@ fn text(path: &Path) -> &str {
 
 fn disk(dir: &Scratch, sector: u64) -> PathBuf {
     let path = sparse_file(&dir.path("disk.raw"), 48 << 20);
-    gpt_disk(dir.root(), &path, sector);
+    let device = Loop::attach(&path, &["--sector-size", &sector.to_string()]);
+    gpt_disk(dir.root(), &device.0, sector);
+    drop(device);
     path
 }
 
@@ -109,7 +111,9 @@ fn all_disks_of_one_machine_become_one_image() {
     assert_eq!((manifest.disks.len(), &*manifest.machine_id), (3, "imported disk"));
     let targets = ["a", "b", "c"].map(|name| dir.path(name));
     let mut args = vec!["restore", "latest"];
-    targets.iter().for_each(|target| args.extend(["--to", text(target)]));
+    let places: Vec<String> =
+        targets.iter().enumerate().map(|(number, target)| format!("disk{number}={}", text(target))).collect();
+    places.iter().for_each(|place| args.extend(["--to", place]));
     imager.ok(&args);
     assert!(content(&targets[1]) == content(&other) && content(&targets[2]) == content(&other));
     let words = imager.fails(2, &["import", text(&files[0]), text(&files[0])]);
@@ -165,12 +169,14 @@ fn inode_of(file: &Path) -> String {
 #[test]
 fn damage_that_shows_first_while_reading_is_in_the_image() {
     let dir = Scratch::new();
-    let raw = disk(&dir, 512);
+    let raw = sparse_file(&dir.path("disk.raw"), 30 << 20);
+    let letters: Vec<u8> = noise(8 << 20, 1).iter().map(|byte| b'a' + byte % 16).collect();
+    write_at(&raw, 0, &letters);
     let imager = Imager::init(&dir.path("repository"));
     let file = convert(&raw, &dir.path("disk.qcow2"), "qcow2", &["-c"], "");
     // Somewhere in the middle of compressed clusters.
     let at = fs::metadata(&file).unwrap().len() / 2;
-    write_at(&file, at, &noise(100_000, 4));
+    write_at(&file, at, &noise(5000, 4));
     let ran = imager.run(&["import", text(&file)]);
     assert_eq!(ran.code, 10, "{}", ran.err);
     assert!(ran.out.contains("could not be read"), "{}", ran.out);

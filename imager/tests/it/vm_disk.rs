@@ -309,31 +309,75 @@ fn block_table(vhdx: &[u8]) -> u64 {
     u64::from_le_bytes(regions[at + 16..at + 24].try_into().unwrap())
 }
 
+fn crc32c(bytes: &[u8]) -> u32 {
+    let step = |crc: u32, _| if crc & 1 == 1 { crc >> 1 ^ 0x82F6_3B78 } else { crc >> 1 };
+    !bytes.iter().fold(!0, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), step))
+}
+
+/// Makes the log of a VHDX as it is when its writer dies before it has carried out any of it: the three entries that
+/// QEMU has left are one sequence, which begins `rotated` bytes into the log.
+fn with_open_log(vhdx: &mut [u8], rotated: usize) {
+    const LOG: usize = 1 << 20;
+    let id = [7; 16];
+    let seal = |part: &mut [u8]| {
+        part[4..8].fill(0);
+        let crc = crc32c(part).to_le_bytes();
+        part[4..8].copy_from_slice(&crc);
+    };
+    for entry in 0..3 {
+        let entry = &mut vhdx[LOG + entry * 8192..][..8192];
+        assert!(entry.starts_with(b"loge"));
+        entry[12..16].copy_from_slice(&u32::try_from(rotated).unwrap().to_le_bytes());
+        entry[32..48].copy_from_slice(&id);
+        seal(entry);
+    }
+    vhdx[LOG..LOG + (1 << 20)].rotate_right(rotated);
+    for header in [64 << 10, 128 << 10] {
+        let header = &mut vhdx[header..][..4096];
+        header[48..64].copy_from_slice(&id);
+        seal(header);
+    }
+}
+
 #[test]
 fn a_vhdx_that_was_not_closed_is_read_with_its_log() {
     let dir = Scratch::new();
     let file = dir.path("disk.vhdx");
     run("qemu-img", ["create", "-q", "-f", "vhdx", "-o", "block_size=1M", text(&file), "30M"]);
-    run("qemu-io", ["-f", "vhdx", "-c", "write -P 1 0 1M", text(&file)]);
-    // Its writer dies: the log is not empty.
-    sh(&format!("qemu-io -f vhdx -c 'write -P 2 10M 2M' -c 'write -P 3 3M 100k' -c abort {} || true", text(&file)));
-    let mut bytes = content(&file);
-    // The power failed before what the log says was carried out: the entries of the table are still zeros.
-    let table = block_table(&bytes);
-    for block in [3, 10, 11] {
-        let at = usize::try_from(table + block * 8).unwrap();
-        assert_ne!(bytes[at..at + 8], [0; 8], "block {block} is in the table");
-        bytes[at..at + 8].fill(0);
+    run("qemu-io", ["-f", "vhdx", "-c", "write -P 2 10M 2M", "-c", "write -P 3 3M 100k", text(&file)]);
+    let closed = content(&file);
+    let expected = all_of(&opened(&file));
+    assert_eq!((expected[10 << 20], expected[3 << 20]), (2, 3));
+    // At the log's beginning, and around its end.
+    for rotated in [0, (1 << 20) - 12288] {
+        let mut bytes = closed.clone();
+        with_open_log(&mut bytes, rotated);
+        // What the log says was not carried out: the entries of the table are still zeros.
+        let table = block_table(&bytes);
+        for block in [3, 10, 11] {
+            let at = usize::try_from(table + block * 8).unwrap();
+            assert_ne!(bytes[at..at + 8], [0; 8], "block {block} is in the table");
+            bytes[at..at + 8].fill(0);
+        }
+        fs::write(&file, &bytes).unwrap();
+        let disk = opened(&file);
+        assert!(disk.notes[0].contains("what its log says was carried out in memory"), "{:?}", disk.notes);
+        assert!(all_of(&disk) == expected, "{rotated}");
+        assert!(content(&file) == bytes, "the file is as it was");
+        // QEMU carries it out for good.
+        sh(&format!("qemu-img check -q -r all {0} && qemu-img convert -f vhdx -O raw {0} {0}.raw", text(&file)));
+        assert!(content(&dir.path("disk.vhdx.raw")) == expected, "{rotated}");
+        // The last entry was not written whole: the state before it.
+        bytes[(1 << 20) + (rotated + 16384 + 5000) % (1 << 20)] ^= 1;
+        fs::write(&file, &bytes).unwrap();
+        let before = all_of(&opened(&file));
+        assert_eq!((before[10 << 20], before[3 << 20]), (2, 0));
+        // A byte of the first: nobody knows what was carried out.
+        bytes[(1 << 20) + (rotated + 5000) % (1 << 20)] ^= 1;
+        fs::write(&file, &bytes).unwrap();
+        let read = open(&file, &How::default()).map(|disk| all_of(&disk));
+        assert!(read.is_err_and(|error| error.to_string().contains("its log has no run of entries that holds")));
     }
-    fs::write(&file, &bytes).unwrap();
-    let disk = opened(&file);
-    assert!(disk.notes[0].contains("what its log says was carried out in memory"), "{:?}", disk.notes);
-    let read = all_of(&disk);
-    assert!(content(&file) == bytes, "the file is as it was");
-    // QEMU carries it out for good.
-    sh(&format!("qemu-img check -q -r all {0} && qemu-img convert -f vhdx -O raw {0} {0}.raw", text(&file)));
-    assert!(read == content(&dir.path("disk.vhdx.raw")));
-    assert_eq!(read[10 << 20], 2);
 }
 
 #[test]
