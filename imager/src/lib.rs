@@ -30,6 +30,7 @@ pub mod serve;
 pub mod table;
 pub mod units;
 pub mod verify;
+pub mod vm;
 pub mod vm_disk;
 
 pub use error::{Error, Result};
