@@ -3,6 +3,8 @@
 //!
 //! Must not know: repositories, images, terminals.
 
+pub mod blocks;
+pub mod layout;
 pub mod qcow2;
 pub mod vdi;
 pub mod vhd;
