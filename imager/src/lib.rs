@@ -11,6 +11,7 @@ pub mod copy;
 pub mod diff;
 pub mod disk;
 pub mod error;
+pub mod export;
 pub mod extent;
 pub mod fs;
 pub mod image_disk;
@@ -30,6 +31,7 @@ pub mod serve;
 pub mod table;
 pub mod units;
 pub mod verify;
+pub mod vm;
 pub mod vm_disk;
 
 pub use error::{Error, Result};

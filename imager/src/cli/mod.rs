@@ -7,6 +7,7 @@ mod capture;
 mod confirm;
 mod copy;
 mod draw;
+mod export;
 mod images;
 mod import;
 mod open;
@@ -55,6 +56,7 @@ const JSON: &str = "With --json every line on standard output is an object with 
     plan, restored                   restore
     plan, copied                     copy, make-stick
     serving                          serve (one for each export)
+    exported                         export
     forgotten                        forget (one for each)
     pruned                           prune
     key, key_removed                 key
@@ -116,6 +118,8 @@ enum Command {
     Restore(restore::Restore),
     /// Serve an image's disks over NBD, to be read by virtual machines and others.
     Serve(serve::Serve),
+    /// Write an image as a virtual machine: its disks in a format of virtual machines, and what starts them.
+    Export(export::Export),
     /// Copy one disk onto another, without a repository.
     Copy(copy::Copy),
     /// Write a bootable stick that also has room for backups.
@@ -202,6 +206,7 @@ fn run(cli: Cli) -> Result<u8> {
         Command::Verify(args) => upkeep::verify(&global, &args),
         Command::Restore(args) => restore::restore(&global, args),
         Command::Serve(args) => serve::serve(&global, &args),
+        Command::Export(args) => export::export(&global, &args),
         Command::Copy(args) => copy::copy(&global, &args),
         Command::MakeStick(args) => copy::make_stick(&global, &args),
         Command::Forget(args) => images::forget(&global, &args),

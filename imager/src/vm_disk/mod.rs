@@ -3,11 +3,13 @@
 //!
 //! Must not know: repositories, images, terminals.
 
+pub mod blocks;
 mod cache;
 mod contents;
 mod detect;
 mod error;
 mod in_use;
+pub mod layout;
 mod mapped;
 mod neighbours;
 mod open;

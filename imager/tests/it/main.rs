@@ -6,6 +6,7 @@ mod cli;
 mod copy;
 mod cut_off;
 mod engine;
+mod export;
 mod faults;
 mod flips;
 mod fs_ext;
