@@ -12,6 +12,7 @@ pub mod diff;
 pub mod disk;
 pub mod error;
 pub mod extent;
+pub mod files;
 pub mod fs;
 pub mod image_disk;
 pub mod layout;
