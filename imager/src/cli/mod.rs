@@ -7,6 +7,7 @@ mod capture;
 mod confirm;
 mod copy;
 mod draw;
+mod files;
 mod images;
 mod open;
 mod restore;
@@ -54,6 +55,9 @@ const JSON: &str = "With --json every line on standard output is an object with 
     plan, restored                   restore
     plan, copied                     copy, make-stick
     serving                          serve (one for each export)
+    part                             ls (one for each partition)
+    file                             ls, find (one for each file)
+    copied_files                     cp
     forgotten                        forget (one for each)
     pruned                           prune
     key, key_removed                 key
@@ -113,6 +117,12 @@ enum Command {
     Restore(restore::Restore),
     /// Serve an image's disks over NBD, to be read by virtual machines and others.
     Serve(serve::Serve),
+    /// List files of an image, or its partitions.
+    Ls(files::Ls),
+    /// Copy single files and directories out of an image.
+    Cp(files::Cp),
+    /// Look for files in an image.
+    Find(files::Find),
     /// Copy one disk onto another, without a repository.
     Copy(copy::Copy),
     /// Write a bootable stick that also has room for backups.
@@ -198,6 +208,9 @@ fn run(cli: Cli) -> Result<u8> {
         Command::Verify(args) => upkeep::verify(&global, &args),
         Command::Restore(args) => restore::restore(&global, args),
         Command::Serve(args) => serve::serve(&global, &args),
+        Command::Ls(args) => files::ls(&global, &args),
+        Command::Cp(args) => files::cp(&global, &args),
+        Command::Find(args) => files::find(&global, &args),
         Command::Copy(args) => copy::copy(&global, &args),
         Command::MakeStick(args) => copy::make_stick(&global, &args),
         Command::Forget(args) => images::forget(&global, &args),

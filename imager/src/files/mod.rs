@@ -17,6 +17,7 @@ pub mod copy;
 mod mapped;
 mod pages;
 mod partition;
+pub mod pattern;
 pub mod screen;
 pub mod walk;
 

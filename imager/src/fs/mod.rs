@@ -14,6 +14,7 @@ mod fat;
 mod ntfs;
 mod posix_acl;
 mod swap;
+mod wide;
 mod xfs;
 
 use std::io;
@@ -200,6 +201,9 @@ pub(crate) fn open_files(volume: Volume) -> Result<Arc<dyn files::FileSystem>, F
     });
     match reader.transpose()? {
         Some("ext") => ext::files::open(volume),
+        Some("ntfs") => ntfs::files::open(volume),
+        Some("vfat") => fat::files::open(volume),
+        Some("xfs") => xfs::files::open(volume),
         Some("swap") => Err(FsError::unsupported("swap space, which has no files")),
         Some(other) => Err(FsError::unsupported(format!("files of {other}"))),
         None => Err(FsError::unsupported(
