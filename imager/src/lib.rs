@@ -13,6 +13,7 @@ pub mod disk;
 pub mod error;
 pub mod export;
 pub mod extent;
+pub mod files;
 pub mod fs;
 pub mod image_disk;
 pub mod layout;

@@ -25,7 +25,7 @@ pub(super) struct DrawnVolume<'a> {
 }
 
 /// Whether the terminal shows more than ASCII.
-fn unicode() -> bool {
+pub(super) fn unicode() -> bool {
     ["LC_ALL", "LC_CTYPE", "LANG"]
         .iter()
         .filter_map(|name| std::env::var(name).ok())

@@ -8,6 +8,7 @@ mod confirm;
 mod copy;
 mod draw;
 mod export;
+mod files;
 mod images;
 mod import;
 mod open;
@@ -57,6 +58,9 @@ const JSON: &str = "With --json every line on standard output is an object with 
     plan, copied                     copy, make-stick
     serving                          serve (one for each export)
     exported                         export
+    part                             ls (one for each partition)
+    file                             ls, find (one for each file)
+    copied_files                     cp
     forgotten                        forget (one for each)
     pruned                           prune
     key, key_removed                 key
@@ -120,6 +124,12 @@ enum Command {
     Serve(serve::Serve),
     /// Write an image as a virtual machine: its disks in a format of virtual machines, and what starts them.
     Export(export::Export),
+    /// List files of an image, or its partitions.
+    Ls(files::Ls),
+    /// Copy single files and directories out of an image.
+    Cp(files::Cp),
+    /// Look for files in an image.
+    Find(files::Find),
     /// Copy one disk onto another, without a repository.
     Copy(copy::Copy),
     /// Write a bootable stick that also has room for backups.
@@ -207,6 +217,9 @@ fn run(cli: Cli) -> Result<u8> {
         Command::Restore(args) => restore::restore(&global, args),
         Command::Serve(args) => serve::serve(&global, &args),
         Command::Export(args) => export::export(&global, &args),
+        Command::Ls(args) => files::ls(&global, &args),
+        Command::Cp(args) => files::cp(&global, &args),
+        Command::Find(args) => files::find(&global, &args),
         Command::Copy(args) => copy::copy(&global, &args),
         Command::MakeStick(args) => copy::make_stick(&global, &args),
         Command::Forget(args) => images::forget(&global, &args),

@@ -12,14 +12,18 @@
 mod ext;
 mod fat;
 mod ntfs;
+mod posix_acl;
 mod swap;
+mod wide;
 mod xfs;
 
 use std::io;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::extent::{Extent, ExtentSet};
+use crate::files::{self, Volume};
 use crate::read_at::ReadAt;
 
 /// Every file system that has an allocation map here, one line each, in the order of probing.
@@ -65,7 +69,7 @@ pub enum FsError {
         what: String,
     },
     /// The device did not deliver.
-    #[error("cannot read metadata: {0}")]
+    #[error("cannot read the volume: {0}")]
     Io(#[from] io::Error),
 }
 
@@ -182,6 +186,29 @@ pub fn inspect(volume: &dyn ReadAt) -> FileSystem {
     match unreadable {
         Some(error) => whole("unknown", volume.size(), &error.to_string()),
         None => whole("unknown", volume.size(), "no file system that has an allocation map here"),
+    }
+}
+
+/// Opens the files of a volume.
+///
+/// # Errors
+/// [`FsError::Unsupported`] for a volume whose files cannot be read here, with what it is.
+pub(crate) fn open_files(volume: Volume) -> Result<Arc<dyn files::FileSystem>, FsError> {
+    let reader = READERS.iter().find_map(|reader| match reader.probe(&*volume) {
+        Ok(true) => Some(Ok(reader.name())),
+        Ok(false) => None,
+        Err(error) => Some(Err(error)),
+    });
+    match reader.transpose()? {
+        Some("ext") => ext::files::open(volume),
+        Some("ntfs") => ntfs::files::open(volume),
+        Some("vfat") => fat::files::open(volume),
+        Some("xfs") => xfs::files::open(volume),
+        Some("swap") => Err(FsError::unsupported("swap space, which has no files")),
+        Some(other) => Err(FsError::unsupported(format!("files of {other}"))),
+        None => Err(FsError::unsupported(
+            "no file system that is known here; files can be read from ext2, ext3, ext4, XFS, NTFS and FAT",
+        )),
     }
 }
 

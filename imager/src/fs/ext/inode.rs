@@ -1,6 +1,6 @@
 //! Inodes, and where the blocks of a file lie: by extents or by the block lists of ext2.
 //!
-//! Read only for the journal, the root directory and swap files. Source: the kernel's
+//! Source: the kernel's
 //! `Documentation/filesystems/ext4/inodes.rst` and `ifork.rst`. Must not know: what is in the file.
 
 #![forbid(unsafe_code)]
@@ -24,22 +24,22 @@ const NODES_MAX: u32 = 1 << 16;
 const RUNS_MAX: usize = 1 << 20;
 
 /// `i_flags` that this reader looks at.
-const COMPRESSED: u32 = 0x4;
-const ENCRYPTED: u32 = 0x800;
-const EXTENTS: u32 = 0x8_0000;
-const INLINE_DATA: u32 = 0x1000_0000;
+pub(super) const COMPRESSED: u32 = 0x4;
+pub(super) const ENCRYPTED: u32 = 0x800;
+pub(super) const EXTENTS: u32 = 0x8_0000;
+pub(super) const INLINE_DATA: u32 = 0x1000_0000;
 
 /// A file, as far as it is needed to find its content.
 pub(super) struct Inode {
-    offset: u64,
-    mode: u16,
+    pub(super) offset: u64,
+    pub(super) mode: u16,
     pub(super) links: u16,
     /// Bytes.
     pub(super) size: u64,
-    flags: u32,
-    i_block: [u8; 60],
+    pub(super) flags: u32,
+    pub(super) i_block: [u8; 60],
     /// What the checksums of its extent blocks start with.
-    seed: Option<u32>,
+    pub(super) seed: Option<u32>,
 }
 
 impl Inode {
@@ -53,11 +53,23 @@ impl Inode {
         let corrupt_number = || FsError::corrupt(0, format!("there is no inode {number}"));
         let index = number.checked_sub(1).filter(|_| number <= geometry.inodes_count).ok_or_else(corrupt_number)?;
         let group = groups.group(index / geometry.inodes_per_group)?;
-        let within = u64::from(index % geometry.inodes_per_group) * geometry.inode_size();
-        let offset = geometry.bytes(group.inode_table, geometry.inode_table_blocks()).start.saturating_add(within);
+        Self::read_raw(volume, geometry, group.inode_table, number).map(|(inode, _)| inode)
+    }
+
+    /// Reads inode `number` from its group's table, and gives its bytes as well.
+    pub(super) fn read_raw(
+        volume: &dyn ReadAt,
+        geometry: &Geometry,
+        table: u64,
+        number: u32,
+    ) -> Result<(Self, Vec<u8>), FsError> {
+        let index = u64::from(number.saturating_sub(1) % geometry.inodes_per_group.max(1));
+        let within = index * geometry.inode_size();
+        let offset = geometry.bytes(table, geometry.inode_table_blocks()).start.saturating_add(within);
         let bytes = volume.read_vec(offset, geometry.inode_size.into())?;
         let inode = Self::from_bytes(&bytes, offset, number, geometry.checksums);
-        inode.ok_or_else(|| FsError::corrupt(offset, format!("inode {number} is damaged")))
+        let inode = inode.ok_or_else(|| FsError::corrupt(offset, format!("inode {number} is damaged")))?;
+        Ok((inode, bytes))
     }
 
     /// `None` when it is too short or its checksum does not match.
@@ -132,6 +144,15 @@ pub(super) struct Run {
     pub(super) physical: u64,
     /// Blocks.
     pub(super) len: u64,
+    pub(super) state: RunState,
+}
+
+/// Whether the blocks of a run hold anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RunState {
+    Written,
+    /// Kept for the file, and zeros as far as its reader is concerned.
+    Unwritten,
 }
 
 /// Where the blocks of a file are, in the order of the file.
@@ -182,7 +203,11 @@ impl Walk<'_> {
             return Err(FsError::corrupt(offset, "a file's blocks lie outside of the file system or out of order"));
         }
         match self.found.runs.last_mut() {
-            Some(last) if last.physical + last.len == run.physical && next == run.logical => last.len += run.len,
+            Some(last)
+                if last.physical + last.len == run.physical && next == run.logical && last.state == run.state =>
+            {
+                last.len += run.len;
+            }
             _ => self.found.runs.push(run),
         }
         Ok(())
@@ -228,9 +253,12 @@ impl Walk<'_> {
             let ee_len = le16(node, at + 4).ok_or_else(short)?;
             let ee_start_hi = le16(node, at + 6).ok_or_else(short)?;
             let ee_start_lo = le32(node, at + 8).ok_or_else(short)?;
-            let len = if ee_len > EXTENT_LEN_WRITTEN_MAX { ee_len - EXTENT_LEN_WRITTEN_MAX } else { ee_len };
+            let (len, state) = match ee_len.checked_sub(EXTENT_LEN_WRITTEN_MAX) {
+                Some(len @ 1..) => (len, RunState::Unwritten),
+                _ => (ee_len, RunState::Written),
+            };
             let physical = u64::from(ee_start_hi) << 32 | u64::from(ee_start_lo);
-            self.add(Run { logical, physical, len: len.into() }, offset)?;
+            self.add(Run { logical, physical, len: len.into(), state }, offset)?;
         }
         Ok(())
     }
@@ -255,7 +283,7 @@ impl Walk<'_> {
         if block == 0 {
             *logical = logical.saturating_add(entries.saturating_pow(level));
         } else if level == 0 {
-            self.add(Run { logical: *logical, physical: block, len: 1 }, offset)?;
+            self.add(Run { logical: *logical, physical: block, len: 1, state: RunState::Written }, offset)?;
             *logical += 1;
         } else {
             let (list, list_offset) = self.read_node(block)?;

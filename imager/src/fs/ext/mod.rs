@@ -11,6 +11,7 @@
 
 mod bitmaps;
 mod checksum;
+pub(super) mod files;
 mod geometry;
 mod groups;
 mod inode;

@@ -28,6 +28,13 @@ pub(super) struct Replay<'a> {
     log: Option<Log<'a>>,
 }
 
+/// Whether a logged block would look like one of the journal's own, and so begins with zeros in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Escaped {
+    Yes,
+    No,
+}
+
 /// Where the newest version of a block lies in the log.
 #[derive(Clone, Copy)]
 struct Logged {
@@ -80,6 +87,20 @@ impl<'a> Replay<'a> {
     /// True when the journal has a version of this block of the volume.
     pub(super) fn has(&self, block: u64) -> bool {
         self.log.as_ref().is_some_and(|log| log.newest.contains_key(&block))
+    }
+
+    /// Where the newest version of each block lies that the journal has, in bytes of the volume, and whether its
+    /// start has to be put back. Each was held against its checksum.
+    pub(super) fn places(&self) -> Result<HashMap<u64, (u64, Escaped)>, FsError> {
+        let Some(log) = &self.log else { return Ok(HashMap::new()) };
+        let mut places = HashMap::with_capacity(log.newest.len());
+        for (&block, logged) in &log.newest {
+            self.block(block)?;
+            let offset = log.offset(logged.position);
+            let offset = offset.ok_or_else(|| log.corrupt(logged.position, "the journal has a hole"))?;
+            places.insert(block, (offset, if logged.tag.escaped { Escaped::Yes } else { Escaped::No }));
+        }
+        Ok(places)
     }
 
     /// The newest version of a block of the volume that the journal has.

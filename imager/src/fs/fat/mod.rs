@@ -6,6 +6,7 @@
 
 mod boot_sector;
 mod directory;
+pub(super) mod files;
 mod table;
 
 use std::io;

@@ -193,6 +193,24 @@ impl<'a> Chains<'a> {
         Ok(None)
     }
 
+    /// The first `count` clusters of a chain, which must have as many; `None` when it does not.
+    pub(super) fn follow_to(&mut self, first: u32, count: u32) -> io::Result<Option<Chain>> {
+        let mut chain = Chain { clusters: 0, runs: Vec::new() };
+        let mut next = first;
+        // Longer chains than there are clusters are circles.
+        if count > self.boot.clusters {
+            return Ok(None);
+        }
+        while chain.clusters < count {
+            let Some(start) = self.boot.cluster_start(next) else { return Ok(None) };
+            chain.add(Extent::new(start, self.boot.cluster_size.into()));
+            if chain.clusters < count {
+                next = self.entry(next)?;
+            }
+        }
+        Ok(Some(chain))
+    }
+
     fn entry(&mut self, cluster: u32) -> io::Result<u32> {
         let (cluster, width) = (u64::from(cluster), self.boot.width);
         // Of 12-bit entries, pairs of three bytes are read, so that pages begin with an entry.

@@ -2,6 +2,8 @@
 //!
 //! Layout: linux-ntfs documentation, "$MFT", "$ATTRIBUTE_LIST". Must not know: what the files are for.
 
+use std::sync::Arc;
+
 use crate::fs::FsError;
 use crate::fs::ntfs::boot::{BOOT_SECTOR_BYTES, BootSector};
 use crate::fs::ntfs::record::{Attribute, Body, Encoding, InUse, Kind, Record, Reference};
@@ -16,7 +18,7 @@ pub(super) struct Mft<'a> {
     pub(super) volume: &'a dyn ReadAt,
     pub(super) boot: BootSector,
     /// The table itself, record after record.
-    stream: Stream,
+    stream: Arc<Stream>,
 }
 
 /// The value of an attribute.
@@ -57,15 +59,49 @@ impl<'a> Mft<'a> {
         let Some(Content::Stream(stream)) = first else {
             return Err(FsError::corrupt(position, "$MFT has no runs"));
         };
-        let mut mft = Self { volume, boot, stream };
+        let mut mft = Self { volume, boot, stream: Arc::new(stream) };
         for part in mft.parts(&base, Kind::DATA, UNNAMED)?.iter().skip(1) {
             match mft.part(&base, part, Kind::DATA, UNNAMED)? {
-                Content::Stream(next) => mft.stream.append(next, position)?,
+                // Nobody else has it yet, so that nothing is copied.
+                Content::Stream(next) => Arc::make_mut(&mut mft.stream).append(next, position)?,
                 Content::Resident(_) => return Err(FsError::corrupt(position, "a part of $MFT has no runs")),
             }
         }
         check_plain(&mft.stream, "$MFT", position)?;
         Ok(mft)
+    }
+
+    /// The same table, found before, on the same volume.
+    pub(super) fn reopened(volume: &'a dyn ReadAt, boot: BootSector, stream: Arc<Stream>) -> Self {
+        Self { volume, boot, stream }
+    }
+
+    /// The table, for [`Self::reopened`].
+    pub(super) fn shared_stream(&self) -> Arc<Stream> {
+        Arc::clone(&self.stream)
+    }
+
+    /// The first part of an attribute, which says how long the whole is.
+    pub(super) fn first_content(&self, base: &Record, kind: Kind, name: &[u8]) -> Result<Option<Content>, FsError> {
+        let parts = self.parts(base, kind, name)?;
+        parts.first().map(|part| self.part(base, part, kind, name)).transpose()
+    }
+
+    /// The names of all attributes of one kind, each once.
+    pub(super) fn names(&self, base: &Record, kind: Kind) -> Result<Vec<Vec<u8>>, FsError> {
+        let attributes = base.attributes()?;
+        let mut names: Vec<Vec<u8>> = match attributes.iter().find(|a| a.kind == Kind::ATTRIBUTE_LIST) {
+            None => attributes.iter().filter(|a| a.kind == kind).map(|a| a.name.to_vec()).collect(),
+            Some(list) => {
+                let value = value_of(list, &self.boot)?;
+                let entries = value.read_all(self.volume, Self::ATTRIBUTE_LIST_MAX, list.position)?;
+                names_in_list(&entries, kind)
+                    .ok_or_else(|| FsError::corrupt(list.position, "a broken attribute list"))?
+            }
+        };
+        names.sort_unstable();
+        names.dedup();
+        Ok(names)
     }
 
     /// The clusters of the table.
@@ -202,6 +238,23 @@ fn parts_in_list(mut entries: &[u8], kind: Kind, name: &[u8]) -> Option<Vec<Part
         entries = rest;
     }
     Some(parts)
+}
+
+/// The names of the attributes of one kind in an attribute list; `None` when it is broken.
+fn names_in_list(mut entries: &[u8], kind: Kind) -> Option<Vec<Vec<u8>>> {
+    let mut names = Vec::new();
+    while !entries.is_empty() {
+        let length = usize::from(field::le16(entries, 4)?);
+        let (entry, rest) = entries.split_at_checked(length.max(8))?;
+        let (&name_length, &name_offset) = (entry.get(6)?, entry.get(7)?);
+        let start = usize::from(name_offset);
+        if Kind(field::le32(entry, 0)?) == kind {
+            let name = entry.get(start..start + 2 * usize::from(name_length)).filter(|_| name_length > 0);
+            names.push(name.unwrap_or(UNNAMED).to_vec());
+        }
+        entries = rest;
+    }
+    Some(names)
 }
 
 /// A system file lies in clusters as it is, all of it.

@@ -10,6 +10,7 @@
 
 mod bitmap;
 mod boot;
+pub(super) mod files;
 mod log;
 mod mft;
 mod record;

@@ -11,6 +11,7 @@ use crate::read_at::field;
 pub(super) struct Kind(pub(super) u32);
 
 impl Kind {
+    pub(super) const STANDARD_INFORMATION: Self = Self(0x10);
     pub(super) const ATTRIBUTE_LIST: Self = Self(0x20);
     pub(super) const FILE_NAME: Self = Self(0x30);
     pub(super) const VOLUME_NAME: Self = Self(0x60);
@@ -18,6 +19,8 @@ impl Kind {
     pub(super) const DATA: Self = Self(0x80);
     pub(super) const INDEX_ROOT: Self = Self(0x90);
     pub(super) const INDEX_ALLOCATION: Self = Self(0xA0);
+    pub(super) const BITMAP: Self = Self(0xB0);
+    pub(super) const REPARSE_POINT: Self = Self(0xC0);
     const END: Self = Self(0xFFFF_FFFF);
 }
 
@@ -91,6 +94,11 @@ impl Record {
     /// What others say when they mean this record.
     pub(super) fn reference(&self) -> Reference {
         Reference { number: self.number, sequence: self.sequence }
+    }
+
+    /// True for a directory.
+    pub(super) fn is_directory(&self) -> bool {
+        field::le16(&self.bytes, 0x16).is_some_and(|flags| flags & 2 != 0)
     }
 
     /// True when it belongs to a file.
@@ -174,6 +182,9 @@ pub(super) struct Mapping<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Encoding {
     Plain,
+    /// By LZNT1, in units of two to this power of clusters.
+    Compressed(u8),
+    /// Encrypted, or in a way that nobody knows.
     Other,
 }
 
@@ -205,7 +216,11 @@ impl<'a> Attribute<'a> {
                 data_size: word(0x30)?,
                 initialized_size: word(0x38)?,
                 // 0x00FF compression, 0x4000 encryption. 0x8000, sparse, is plain.
-                encoding: if flags & 0x40FF == 0 { Encoding::Plain } else { Encoding::Other },
+                encoding: match flags & 0x40FF {
+                    0 => Encoding::Plain,
+                    1 => Encoding::Compressed(bytes.get(0x22).copied().unwrap_or(0)),
+                    _ => Encoding::Other,
+                },
                 pairs: bytes.get(mapping_pairs_offset..).ok_or_else(|| corrupt("has runs past its end"))?,
             })
         };

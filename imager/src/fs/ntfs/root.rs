@@ -12,7 +12,7 @@ use crate::read_at::field;
 
 const ROOT_FILE: u64 = 5;
 /// `$I30`: the index by file name.
-const BY_NAME: &[u8] = b"$\0I\x003\x000\0";
+pub(super) const BY_NAME: &[u8] = b"$\0I\x003\x000\0";
 /// A system's root directory has one or a few blocks.
 const DIRECTORY_BYTES_MAX: u64 = 64 << 20;
 
@@ -75,7 +75,7 @@ pub(super) fn find(mft: &Mft<'_>, names: &[&str]) -> Result<Vec<(usize, Record)>
 
 /// Calls `visit` with reference and key of every entry of a node, `node` beginning with its header.
 /// `None` when an entry leaves the node.
-fn each_entry(node: &[u8], mut visit: impl FnMut(Reference, &[u8])) -> Option<()> {
+pub(super) fn each_entry(node: &[u8], mut visit: impl FnMut(Reference, &[u8])) -> Option<()> {
     const LAST: u16 = 2;
     let entries_offset = usize::try_from(field::le32(node, 0)?).ok()?;
     let index_length = usize::try_from(field::le32(node, 4)?).ok()?;

@@ -3,6 +3,7 @@
 //! Layout: linux-ntfs documentation, "Data runs". Must not know: records, or what a value means.
 
 use crate::extent::{Extent, ExtentSet};
+use crate::files::Piece;
 use crate::fs::FsError;
 use crate::fs::ntfs::record::{Encoding, Mapping};
 use crate::read_at::ReadAt;
@@ -64,7 +65,7 @@ fn signed(bytes: &[u8]) -> Option<i64> {
 }
 
 /// The value of an attribute that lies in clusters, or a part of one.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Stream {
     /// Each run with its first virtual cluster.
     runs: Vec<(u64, Run)>,
@@ -148,6 +149,24 @@ impl Stream {
         let end = start.checked_add(run.clusters.checked_mul(self.cluster_size)?)?.min(self.initialized_size);
         let available = end.checked_sub(offset).filter(|&n| n > 0)?;
         Some((run.lcn.map(|lcn| lcn * self.cluster_size + (offset - start)), available))
+    }
+
+    /// Bytes in a cluster.
+    pub(super) fn cluster_size(&self) -> u64 {
+        self.cluster_size
+    }
+
+    /// True when the runs reach as far as the value does.
+    pub(super) fn is_whole(&self) -> bool {
+        self.first_vcn == 0 && self.end_vcn.saturating_mul(self.cluster_size) >= self.initialized_size
+    }
+
+    /// The runs that are not holes, as bytes of the value and of the volume.
+    pub(super) fn pieces(&self) -> impl Iterator<Item = Piece> + '_ {
+        self.runs.iter().filter_map(|&(vcn, run)| {
+            let extent = self.extent(run)?;
+            Some(Piece { at: vcn.checked_mul(self.cluster_size)?, len: extent.len, place: extent.start })
+        })
     }
 
     /// Where byte `offset` is in the volume, for messages.

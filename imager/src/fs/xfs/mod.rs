@@ -7,6 +7,7 @@
 //! Structures".
 
 mod checksum;
+pub(super) mod files;
 mod free_space;
 mod log;
 mod replay;
