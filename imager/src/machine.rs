@@ -184,7 +184,7 @@ fn value_of<'a>(line: &'a str, key: &str) -> Option<&'a str> {
 }
 
 /// What boards carry that nobody gave a number.
-fn is_placeholder(text: &str) -> bool {
+pub(crate) fn is_placeholder(text: &str) -> bool {
     const PLACEHOLDERS: [&str; 20] = [
         "0123456789",
         "1234567890",
@@ -214,7 +214,7 @@ fn is_placeholder(text: &str) -> bool {
 }
 
 /// A UUID that is this machine's own: not one digit over and over, and none of those that firmware comes with.
-fn is_sane(uuid: &str) -> bool {
+pub(crate) fn is_sane(uuid: &str) -> bool {
     const DEFAULTS: [&str; 5] = [
         "03000200-0400-0500-0006-000700080009",
         "00020003-0004-0005-0006-000700080009",

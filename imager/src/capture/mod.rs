@@ -72,6 +72,10 @@ pub struct Owner {
     pub machine: Machine,
     /// A name that its next image will have, too: what `forget` counts images by.
     pub id: String,
+    /// When the disks were as they are, when that was some time ago; `forget` and `latest` go by it.
+    pub taken: Option<Timestamp>,
+    /// What should be known about the disks; kept in the manifest as warnings.
+    pub remarks: Vec<String>,
 }
 
 /// How an image is verified at the end of its capture.
@@ -112,7 +116,7 @@ pub fn capture(
     options: &Options,
     progress: &Arc<Progress>,
 ) -> Result<Captured> {
-    let created = Timestamp::now();
+    let created = options.owner.as_ref().and_then(|owner| owner.taken).unwrap_or_else(Timestamp::now);
     let machine = this_machine();
     progress.begin(Phase::Planning, 0);
     let session = Session::start(repository, Work::Capture, machine.hostname.as_deref().unwrap_or("unknown"))?;
@@ -446,6 +450,7 @@ fn cut(
 impl PlannedDisk<'_> {
     fn to_image(&self, read: ReadDisk, options: &Options) -> DiskImage {
         let layout = &self.layout;
+        let remarks = options.owner.iter().flat_map(|owner| &owner.remarks);
         let regions = layout.regions.iter().zip(read.roots);
         DiskImage {
             identity: self.source.identity().clone(),
@@ -478,7 +483,7 @@ impl PlannedDisk<'_> {
                 })
                 .collect(),
             unreadable: read.unreadable.as_slice().to_vec(),
-            warnings: layout.warnings.iter().chain(&options.live).cloned().collect(),
+            warnings: layout.warnings.iter().chain(&options.live).chain(remarks).cloned().collect(),
         }
     }
 }

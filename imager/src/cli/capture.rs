@@ -1,6 +1,7 @@
 //! `imager inspect` and `imager capture`; what `imager import` shares with them.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
@@ -15,6 +16,7 @@ use crate::disk::source::Source;
 use crate::error::{Error, Result};
 use crate::layout::{self, Layout, Wanted};
 use crate::memory::Budget;
+use crate::repo::Repository;
 use crate::units::{duration, size};
 use crate::vm_disk::{self, Follow, Format, How};
 
@@ -69,7 +71,7 @@ pub(super) struct Take {
     pub name: Option<String>,
     /// A note that is kept with it.
     #[arg(long, value_name = "TEXT")]
-    note: Option<String>,
+    pub note: Option<String>,
     /// Read every sector, not only what is in use.
     #[arg(long)]
     all_sectors: bool,
@@ -208,8 +210,18 @@ pub(super) fn capture(global: &Global, args: Capture) -> Result<u8> {
 
 /// Takes an image of disks that were opened; `of` is the machine that they are of, when it is not this one.
 pub(super) fn take(global: &Global, opened: &OpenedSources, args: Take, of: Option<Owner>) -> Result<u8> {
+    take_into(global, &open::repository(global)?, opened, args, of)
+}
+
+/// The same, into a repository that is open.
+pub(super) fn take_into(
+    global: &Global,
+    repository: &Arc<Repository>,
+    opened: &OpenedSources,
+    args: Take,
+    of: Option<Owner>,
+) -> Result<u8> {
     let OpenedSources { sources, in_use: live, notes } = opened;
-    let repository = open::repository(global)?;
     let watch = Watch::start(global, "capture")?;
     for note in notes {
         watch.progress().say(plain(note));
@@ -237,7 +249,7 @@ pub(super) fn take(global: &Global, opened: &OpenedSources, args: Take, of: Opti
         owner: of,
     };
     let began = Instant::now();
-    let captured = capture::capture(&repository, sources, &options, watch.progress());
+    let captured = capture::capture(repository, sources, &options, watch.progress());
     let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     let (level, stored) = (load(&watch.progress().level), load(&watch.progress().stored));
     drop(watch);

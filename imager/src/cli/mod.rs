@@ -51,6 +51,7 @@ const JSON: &str = "With --json every line on standard output is an object with 
     repository                       init
     disk                             inspect
     captured                         capture, import
+    volume                           import of a Clonezilla directory (one for each)
     image                            images (one for each), show
     diff                             diff
     verified                         verify
@@ -100,7 +101,7 @@ enum Command {
     Inspect(capture::Inspect),
     /// Take an image of one or several disks.
     Capture(capture::Capture),
-    /// Make an image from the disk files of a virtual machine.
+    /// Make an image from the disk files of a virtual machine, or from an image directory of Clonezilla.
     Import(import::Import),
     /// List the images.
     Images,

@@ -40,7 +40,7 @@ pub struct Manifest {
     pub note: Option<String>,
     /// The program that made it.
     pub tool: String,
-    /// When the capture began.
+    /// When the capture began; of an imported image, when its disks were as they are.
     pub created: Timestamp,
     /// When it ended.
     pub finished: Timestamp,

@@ -117,7 +117,7 @@ fn entries_size(header: &Header) -> u64 {
 }
 
 /// Puts the checksums of the entries and of the header itself into a header.
-pub(super) fn seal(sector: &mut [u8], entries: &[u8]) {
+pub(crate) fn seal(sector: &mut [u8], entries: &[u8]) {
     put(sector, ENTRIES_CRC32_AT, &CRC32.checksum(entries).to_le_bytes());
     if let Some(checksum) = checksum_of_header(sector) {
         put(sector, HEADER_CRC32_AT, &checksum.to_le_bytes());

@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use crate::extent::{Extent, ExtentSet};
 use crate::read_at::ReadAt;
 pub use adapt::{Ids, Patch, TableError, adapt};
+pub(crate) use gpt::seal;
 
 /// Which kind of table a disk has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
