@@ -17,6 +17,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use imager::disk::health;
 use imager::disk::identity::{self, Identity};
 
 use self::plan::{Choice, FileAt, Plan, Target, Work};
@@ -192,7 +193,7 @@ fn prepare(plan: &Plan, teller: &mut Teller) -> Result<Job, String> {
         Work::Capture { disks, name, note, level } => {
             let found = wait_for("the disks", teller, || find_disks(disks, &repository))?;
             for disk in &found {
-                teller.say(Tone::News, &format!("disk: {} ({disk})", disk.path.display()));
+                teller.say(Tone::News, &format!("disk: {}", with_health(disk)));
             }
             let mut arguments = words_of(&["capture", "--repo", &repo]);
             for (option, value) in [("--name", name), ("--note", note), ("--level", level)] {
@@ -208,7 +209,7 @@ fn prepare(plan: &Plan, teller: &mut Teller) -> Result<Job, String> {
             for target in targets {
                 let disk = wait_for("the target", teller, || find_target(target, &repository))?;
                 check_confirmed(&disk, confirm)?;
-                teller.say(Tone::News, &format!("target: {} ({disk})", disk.path.display()));
+                teller.say(Tone::News, &format!("target: {}", with_health(&disk)));
                 let number = target.disk.as_ref().map(|disk| format!("{disk}=")).unwrap_or_default();
                 arguments.extend(["--to".to_owned(), format!("{number}{}", disk.path.display())]);
             }
@@ -226,6 +227,13 @@ fn prepare(plan: &Plan, teller: &mut Teller) -> Result<Job, String> {
     steps.push(Step { says: title.clone(), arguments });
     let report = repository.parent().map_or_else(|| at.clone(), Path::to_path_buf);
     Ok(Job { title, kind, steps, password, report: Some(report), then: plan.then })
+}
+
+/// "/dev/sda (QEMU HARDDISK, serial 17), healthy"; with what to do about a disk that is not.
+fn with_health(disk: &Identity) -> String {
+    let health = health::ask(disk);
+    let advice = health.advice().map(|advice| format!("; {advice}")).unwrap_or_default();
+    format!("{} ({disk}), {}{advice}", disk.path.display(), health.words())
 }
 
 fn words_of(words: &[&str]) -> Vec<String> {
