@@ -24,7 +24,8 @@ use zeroize::Zeroizing;
 
 use super::facts::{Card, Content, Disk, Hold, Image, Looked, OpenProblem, Opened, Picture, Place};
 use super::state::{Answer, Effect, Event};
-use crate::{network, places};
+use crate::network;
+use crate::places::{self, Access};
 
 /// Disks that are read at the same time.
 const READERS_MAX: usize = 4;
@@ -214,7 +215,7 @@ fn list_places() -> Result<Vec<Place>, String> {
 
 fn look_at(place: &Place) -> Result<Looked, String> {
     let root = match place {
-        Place::Device(place) => places::mount(place).map_err(|error| {
+        Place::Device(place) => places::mount(place, Access::Write).map_err(|error| {
             format!(
                 "{} cannot be used: {error}. Choose another place, or check this one in a shell.",
                 place.device.display()
@@ -343,10 +344,10 @@ fn cards() -> Vec<Card> {
     cards
 }
 
-/// Says so when a disk comes, goes, or changes its size.
+/// Says so when a disk or a partition comes, goes, or changes its size.
 pub(super) fn watch_disks(events: Sender<Event>) {
     let look = || -> Vec<(std::ffi::OsString, Option<String>)> {
-        let entries = fs::read_dir("/sys/block").into_iter().flatten().flatten();
+        let entries = fs::read_dir("/sys/class/block").into_iter().flatten().flatten();
         let mut disks: Vec<_> =
             entries.map(|entry| (entry.file_name(), fs::read_to_string(entry.path().join("size")).ok())).collect();
         disks.sort();

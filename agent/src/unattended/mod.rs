@@ -26,7 +26,7 @@ use self::words::Values;
 use crate::job::client::{Client, Update};
 use crate::job::{Job, Kind, Request, Step, run_directory};
 use crate::network::Wanted;
-use crate::places::{self, Place, Spot};
+use crate::places::{self, Access, Place, Spot};
 
 /// Hardware that has not come by then does not come.
 const HARDWARE: Duration = Duration::from_secs(60);
@@ -123,7 +123,7 @@ fn read_file(file: &FileAt, teller: &mut Teller) -> Result<Vec<u8>, String> {
                 spot.find(&places::all().map_err(|error| error.to_string())?)
             })?;
             let was_mounted = place.mounted.is_some();
-            let at = places::mount(&place).map_err(|error| error.to_string())?;
+            let at = places::mount(&place, Access::Read).map_err(|error| error.to_string())?;
             let bytes = read_bounded(&at.join(path));
             if !was_mounted {
                 let _ = places::unmount(&place);
@@ -168,9 +168,12 @@ fn prepare(plan: &Plan, teller: &mut Teller) -> Result<Job, String> {
     // `only` and `all` mean something once everything is there.
     let is_ready = || if run_directory().join("ready").exists() { Ok(()) } else { Err("no end of modules".to_owned()) };
     let _ = wait_for("the hardware", teller, is_ready);
+    // It may be where the repository is, and cannot be mounted while its partition grows.
+    let is_grown = || if crate::stick::is_done() { Ok(()) } else { Err("no end of growing".to_owned()) };
+    let _ = wait_for("the stick to grow to its size", teller, is_grown);
     let password = plan.password_file.as_ref().map(|file| password(file, teller)).transpose()?;
     let (place, path) = find_repository(&plan.repository, teller)?;
-    let at = places::mount(&place).map_err(|error| error.to_string())?;
+    let at = places::mount(&place, Access::Write).map_err(|error| error.to_string())?;
     let repository = at.join(if path.as_os_str().is_empty() { Path::new(REPOSITORY) } else { &path });
     teller.say(Tone::News, &format!("repository: {} on {}", repository.display(), place.shown()));
     let is_there = repository.join(imager::repo::config::CONFIG).exists();

@@ -12,6 +12,8 @@ use crate::extent::Extent;
 
 nix::ioctl_none!(blkrrpart, 0x12, 95);
 nix::ioctl_write_ptr_bad!(blkdiscard, nix::request_code_none!(0x12, 119), [u64; 2]);
+nix::ioctl_write_ptr_bad!(blkpg, nix::request_code_none!(0x12, 105), PartitionRequest);
+nix::ioctl_write_ptr!(ext4_resize, b'f', 16, u64);
 nix::ioctl_readwrite_bad!(sg_io, 0x2285, ScsiRequest);
 nix::ioctl_readwrite!(nvme_admin, b'N', 0x41, NvmeCommand);
 
@@ -28,6 +30,54 @@ pub(crate) fn discard(disk: &File, extent: Extent) -> io::Result<()> {
     // SAFETY: the kernel reads two 64-bit integers, which is what the pointer points to, and keeps nothing of it;
     // the descriptor is open as long as the borrow lasts.
     unsafe { blkdiscard(disk.as_raw_fd(), &raw const range) }?;
+    Ok(())
+}
+
+/// `struct blkpg_ioctl_arg` of the kernel's `include/uapi/linux/blkpg.h`.
+#[repr(C)]
+#[derive(Debug)]
+pub(crate) struct PartitionRequest {
+    op: c_int,
+    flags: c_int,
+    datalen: c_int,
+    data: *const BlkpgPartition,
+}
+
+/// `struct blkpg_partition`, in bytes.
+#[repr(C)]
+#[derive(Debug)]
+struct BlkpgPartition {
+    start: i64,
+    length: i64,
+    pno: c_int,
+    devname: [u8; 64],
+    volname: [u8; 64],
+}
+
+/// BLKPG_RESIZE_PARTITION: a partition that begins where it did has another size now.
+pub(crate) fn resize_partition(disk: &File, number: u32, place: Extent) -> io::Result<()> {
+    const RESIZE_PARTITION: c_int = 3;
+    let too_large = |_| io::Error::from(io::ErrorKind::InvalidInput);
+    let partition = BlkpgPartition {
+        start: i64::try_from(place.start).map_err(too_large)?,
+        length: i64::try_from(place.len).map_err(too_large)?,
+        pno: c_int::try_from(number).map_err(too_large)?,
+        devname: [0; 64],
+        volname: [0; 64],
+    };
+    let datalen = c_int::try_from(size_of::<BlkpgPartition>()).map_err(too_large)?;
+    let request = PartitionRequest { op: RESIZE_PARTITION, flags: 0, datalen, data: &raw const partition };
+    // SAFETY: both structures have the kernel's layout and live longer than the call, which only reads them; the
+    // descriptor is open as long as the borrow lasts.
+    unsafe { blkpg(disk.as_raw_fd(), &raw const request) }?;
+    Ok(())
+}
+
+/// EXT4_IOC_RESIZE_FS: a mounted ext4 gets so many blocks. `directory` is any of it.
+pub(crate) fn resize_ext4(directory: &File, blocks: u64) -> io::Result<()> {
+    // SAFETY: the kernel reads one 64-bit integer, which is what the pointer points to, and keeps nothing of it; the
+    // descriptor is open as long as the borrow lasts.
+    unsafe { ext4_resize(directory.as_raw_fd(), &raw const blocks) }?;
     Ok(())
 }
 
