@@ -12,6 +12,7 @@ mod modules;
 mod network;
 mod places;
 mod power;
+mod stick;
 mod ui;
 mod unattended;
 
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         Some("log") => kernel_log::run(),
         Some("modules") => modules::run(),
         Some("network") => network::run(),
+        Some("stick") => stick::run(),
         Some("step") => job::step::become_imager(arguments),
         Some("ui") => ui::run(),
         Some("unattended") => unattended::run(),

@@ -30,6 +30,7 @@ pub mod repo;
 pub mod restore;
 pub mod retention;
 pub mod serve;
+pub mod stick;
 pub mod table;
 pub mod units;
 pub mod verify;

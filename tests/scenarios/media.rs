@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use lifeboat_tests::disk::{MIB, sparse_file};
+use lifeboat_tests::disk::{Disk, MIB, sparse_file};
 use lifeboat_tests::guest::Guest;
 use lifeboat_tests::machine::{Bus, Drive, Firmware, Machine, Medium};
-use lifeboat_tests::media;
+use lifeboat_tests::mounted::Loop;
 use lifeboat_tests::screen::Screen;
+use lifeboat_tests::{media, tool};
 
 use crate::support::{folder, say, skip_without_qemu};
 
@@ -56,9 +57,34 @@ fn the_iso_boots_as_a_stick_with_secure_boot() -> Result<()> {
     boots("iso-stick-secure", Firmware::OvmfSecureBoot, || Ok(Medium::Stick(iso()?)))
 }
 
+/// The stick's image is much smaller than the stick: its partition for backups becomes as large as the stick allows.
 #[test]
-fn the_stick_boots_with_a_bios() -> Result<()> {
-    boots("stick-bios", Firmware::SeaBios, || Ok(Medium::Stick(larger_stick("stick-bios")?)))
+fn the_stick_boots_with_a_bios_and_grows_to_its_size() -> Result<()> {
+    if skip_without_qemu("stick-bios") {
+        return Ok(());
+    }
+    let image = larger_stick("stick-bios")?;
+    let machine = Machine::new("stick-bios").medium(Medium::KeptStick(image.clone()));
+    let mut guest = machine.start(&folder()?.path)?;
+    choose_serial_line(&mut guest)?;
+    let mut screen = Screen::default();
+    // All but what is in front of it and a MiB at the end, on the screen as soon as it has grown.
+    screen.wait_for(&mut guest, r"3  ext4 +893 MiB .* LIFEBOAT", BOOT)?;
+    guest.cut_power()?;
+
+    let disk = Disk::open(&image)?;
+    ensure!(disk.partition(3)?.len == 893 * MIB, "the partition has another size than the screen said");
+    let said = tool::run("sgdisk", ["--verify".as_ref(), image.as_os_str()])?;
+    ensure!(said.contains("No problems found"), "sgdisk finds problems:\n{said}");
+    if !tool::is_root() {
+        return Ok(());
+    }
+    let device = Loop::partition(&image, disk.partition(3)?, &["--read-only"])?;
+    tool::run("e2fsck", ["-f".as_ref(), "-n".as_ref(), device.path.as_os_str()])?;
+    let said = tool::run("dumpe2fs", ["-h".as_ref(), device.path.as_os_str()])?;
+    let blocks = said.lines().find_map(|line| line.strip_prefix("Block count:")).context("no block count")?;
+    ensure!(blocks.trim().parse::<u64>()? * 4096 > 880 * MIB, "the file system has not grown: {blocks} blocks");
+    Ok(())
 }
 
 #[test]

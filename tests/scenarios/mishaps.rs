@@ -70,9 +70,11 @@ fn after_a_power_cut_the_next_start_goes_on() -> Result<()> {
     let backups = backup_disk("power-cut-backups")?;
     let words = format!("{CAPTURE} lifeboat.disk=only lifeboat.then=poweroff");
     let machine = server("power-cut", &words)?
-        .drive(Drive::new(&source, Bus::VirtioBlk).serial("SOURCE-1"))
-        .drive(Drive::new(&backups, Bus::Ahci).serial("BACKUPS-1").kept());
+        .drive(Drive::new(&source, Bus::Ahci).serial("SOURCE-1"))
+        .drive(Drive::new(&backups, Bus::VirtioBlk).serial("BACKUPS-1").kept());
     let mut guest = machine.start(&folder()?.path)?;
+    // SMART of ATA is asked for in the guest.
+    guest.wait_for(r"disk: /dev/sda .*serial SOURCE-1\), healthy", BOOT)?;
     is_well_underway(&mut guest)?;
     guest.cut_power()?;
 

@@ -89,7 +89,8 @@ fn a_server_is_backed_up_and_brought_back_to_another_bus_and_boots() -> Result<(
         .drive(Drive::new(&backups, Bus::Usb).serial("BACKUPS-1").kept())
         .drive(Drive::new(&target, Bus::Nvme).serial("EMPTY-1").kept());
     let mut guest = machine.start(&folder()?.path)?;
-    guest.wait_for("target: /dev/nvme0n1 .*serial EMPTY-1", BOOT)?;
+    // The health log of NVMe is asked for in the guest.
+    guest.wait_for(r"target: /dev/nvme0n1 .*serial EMPTY-1\), healthy", BOOT)?;
     is_done_and_off(guest)?;
 
     let restored = same_files_as(&installed, &target)?;

@@ -69,8 +69,10 @@ pub enum Medium {
     Disks,
     /// A CD.
     Cd(PathBuf),
-    /// A stick.
+    /// A stick, which forgets what is written to it.
     Stick(PathBuf),
+    /// A stick that keeps what is written to it.
+    KeptStick(PathBuf),
     /// A kernel that is there before anything else, as over the network.
     Kernel {
         /// The kernel, or any program for UEFI.
@@ -293,9 +295,10 @@ impl Options {
                 self.add("-drive", &format!("if=none,id=medium,format=raw,media=cdrom,readonly=on,file={file}"));
                 self.add("-device", "ide-cd,drive=medium,bus=ide.5,bootindex=0");
             }
-            Medium::Stick(image) => {
+            Medium::Stick(image) | Medium::KeptStick(image) => {
                 let file = image.display();
-                self.add("-drive", &format!("if=none,id=medium,format=raw,snapshot=on,file={file}"));
+                let writes = if matches!(medium, Medium::Stick(_)) { "snapshot=on" } else { "cache=writeback" };
+                self.add("-drive", &format!("if=none,id=medium,format=raw,{writes},file={file}"));
                 self.add("-device", "usb-storage,drive=medium,bootindex=0,removable=on,serial=STICK");
             }
             Medium::Kernel { image, initramfs, command_line } => {

@@ -89,6 +89,7 @@ fn services() -> Vec<Service> {
         Service::new("jobs", &["jobs"], When::Always),
         Service::new("log", &["log"], When::Always),
         Service::new("network", &["network"], When::Always),
+        Service::new("stick", &["stick"], When::Once),
     ];
     let is_unattended = has("lifeboat.job=") || has("lifeboat.config=");
     if is_unattended {

@@ -14,6 +14,7 @@ use imager::disk::identity;
 use imager::read_at::ReadAt;
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags};
+use rustix::fs::StatVfsMountFlags;
 
 pub(crate) use self::spot::Spot;
 
@@ -160,12 +161,34 @@ fn directory() -> PathBuf {
     crate::job::run_directory().join("places")
 }
 
-/// Mounts a place, for writing where that is possible, and says where; where it is mounted already, that is where.
+/// What a place is mounted for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// Nothing is changed on it.
+    Read,
+    /// For writing, where that is possible.
+    Write,
+}
+
+/// Mounts a place and says where; where it is mounted already, that is where. One that we mounted for reading becomes
+/// one for writing when that is asked for.
 ///
 /// # Errors
 /// What the kernel says, with what to do about it.
-pub(crate) fn mount(place: &Place) -> io::Result<PathBuf> {
+pub(crate) fn mount(place: &Place, access: Access) -> io::Result<PathBuf> {
+    let is_to_be_written = access == Access::Write && place.is_writable();
+    let mut flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC | MsFlags::MS_NOATIME;
+    if !is_to_be_written {
+        flags |= MsFlags::MS_RDONLY;
+    }
     if let Some(mounted) = all()?.into_iter().find(|other| other.device == place.device).and_then(|now| now.mounted) {
+        let is_read_only =
+            rustix::fs::statvfs(&mounted).is_ok_and(|found| found.f_flag.contains(StatVfsMountFlags::RDONLY));
+        if is_to_be_written && is_read_only && mounted.starts_with(directory()) {
+            let none: Option<&str> = None;
+            nix::mount::mount(none, &mounted, none, flags | MsFlags::MS_REMOUNT, none)
+                .map_err(|error| explain(place, error))?;
+        }
         return Ok(mounted);
     }
     // The device's name is in it, so that two sticks of the same label have two directories.
@@ -178,10 +201,6 @@ pub(crate) fn mount(place: &Place) -> io::Result<PathBuf> {
         .collect();
     let at = directory().join(if label.is_empty() { name.into_owned() } else { format!("{label}-{name}") });
     fs::create_dir_all(&at)?;
-    let mut flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC | MsFlags::MS_NOATIME;
-    if !place.is_writable() {
-        flags |= MsFlags::MS_RDONLY;
-    }
     let options = match &*place.filesystem {
         "vfat" => Some("utf8"),
         _ => None,
@@ -278,10 +297,12 @@ mod tests {
         let place = find();
         assert_eq!((place.label.as_deref(), &*place.filesystem, place.size), (Some("TESTPLACE"), "ext4", 32 << 20));
         assert_eq!(place.mounted, None);
-        let at = mount(&place).unwrap();
+        let at = mount(&place, Access::Read).unwrap();
+        fs::write(at.join("file"), "content").unwrap_err();
+        assert_eq!(mount(&place, Access::Write).unwrap(), at);
         fs::write(at.join("file"), "content").unwrap();
         assert_eq!(find().mounted.as_deref(), Some(&*at));
-        assert_eq!(mount(&place).unwrap(), at, "a second time it is where it was");
+        assert_eq!(mount(&place, Access::Read).unwrap(), at, "a second time it is where it was");
         assert!((1..32 << 20).contains(&free_bytes(&at).unwrap()));
         unmount(&find()).unwrap();
         assert!(!at.exists() && find().mounted.is_none());

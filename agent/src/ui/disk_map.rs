@@ -4,6 +4,7 @@
 
 use ratatui::text::Span;
 
+use imager::disk::health::Verdict;
 use imager::units::size;
 
 use super::facts::{Content, Disk, Part, Picture};
@@ -172,7 +173,10 @@ pub(super) fn title(disk: &Disk, width: usize) -> String {
     let serial = disk.serial();
     let transport = identity.transport.as_deref().filter(|_| identity.model.is_some());
     let long = transport.map(|transport| format!("{}, {serial}, {transport}", disk.model()));
-    let left = match long.filter(|long| width_of(long) <= room) {
+    // What is wrong with it has a line of its own.
+    let well = disk.health.as_ref().filter(|health| health.verdict == Verdict::Healthy);
+    let longest = long.as_ref().zip(well).map(|(long, health)| format!("{long}, {}", plain(&health.words())));
+    let left = match [longest, long].into_iter().flatten().find(|long| width_of(long) <= room) {
         Some(long) => long,
         None => {
             let model = cut(&disk.model(), room.saturating_sub(width_of(&serial) + 2).max(8));
@@ -182,8 +186,17 @@ pub(super) fn title(disk: &Disk, width: usize) -> String {
     format!("{}  {right}", fit(&left, room))
 }
 
-/// What else is known: partition table, sectors, who uses it. Health is not asked for yet.
-pub(super) fn state_of(disk: &Disk) -> String {
+/// What is wrong with a disk, `indent` columns in; nothing for one that is well.
+pub(super) fn trouble(page: &mut Page, disk: &Disk, indent: usize) {
+    if let Some(trouble) = disk.trouble() {
+        let is_failing = disk.health.as_ref().is_some_and(|health| health.verdict == Verdict::Failing);
+        let role = if is_failing { Role::Danger } else { Role::Warning };
+        page.say_after(role, &" ".repeat(indent), &format!("This disk is {trouble}."));
+    }
+}
+
+/// What else is known than the title of that width says: partition table, sectors, how well it is, who uses it.
+pub(super) fn state_of(disk: &Disk, width: usize) -> String {
     let table = match &disk.content {
         Content::Known(picture) => Some(picture.table.to_owned()),
         Content::Reading | Content::Failed(_) => None,
@@ -191,7 +204,9 @@ pub(super) fn state_of(disk: &Disk) -> String {
     let sectors = format!("sectors of {} bytes", disk.identity.logical_sector);
     let read_only = disk.identity.read_only.then(|| "read-only".to_owned());
     let user = disk.users.first().map(|user| format!("in use: {}", plain(user)));
-    let parts = [table, Some(sectors), read_only, Some("health unknown".to_owned()), user];
+    let health = disk.health.as_ref().filter(|health| !health.is_bad()).map(|health| plain(&health.words()));
+    let health = health.filter(|words| !title(disk, width).contains(words.as_str()));
+    let parts = [table, Some(sectors), read_only, health, user];
     parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 

@@ -6,12 +6,13 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use imager::disk::health::{self, Health};
 use imager::disk::identity::{self, Identity};
 use imager::disk::source::{Source, SourceDisk};
 use imager::layout::{self, Wanted};
@@ -23,7 +24,8 @@ use zeroize::Zeroizing;
 
 use super::facts::{Card, Content, Disk, Hold, Image, Looked, OpenProblem, Opened, Picture, Place};
 use super::state::{Answer, Effect, Event};
-use crate::{network, places};
+use crate::network;
+use crate::places::{self, Access};
 
 /// Disks that are read at the same time.
 const READERS_MAX: usize = 4;
@@ -35,6 +37,8 @@ const DIRECTORIES_MAX: usize = 500;
 const LOG_BYTES_MAX: u64 = 512 << 10;
 /// Between two looks at which disks there are.
 const WATCH: Duration = Duration::from_secs(2);
+/// So long a disk is believed what it said of its health.
+const HEALTH_FOR: Duration = Duration::from_secs(300);
 
 /// Begins an effect that needs neither the terminal nor the keeper.
 pub(super) fn start(effect: Effect, events: &Sender<Event>) {
@@ -106,7 +110,29 @@ fn read_disks(answer: &(dyn Fn(Answer) + Sync)) {
                 }
             });
         }
+        for disk in &disks {
+            // Asked at the same time: one that does not answer keeps none of the others waiting.
+            scope.spawn(|| {
+                let found = (disk.identity.clone(), health_of(&disk.identity));
+                answer(Answer::Health(Box::new(found)));
+            });
+        }
     });
+}
+
+/// How well a disk is. It is asked no more often than it can change.
+fn health_of(disk: &Identity) -> Health {
+    static ASKED: Mutex<Vec<(Identity, Instant, Health)>> = Mutex::new(Vec::new());
+    let asked = || ASKED.lock().unwrap_or_else(PoisonError::into_inner);
+    let is_fresh = |(known, when, _): &&(Identity, Instant, Health)| known == disk && when.elapsed() < HEALTH_FOR;
+    if let Some((_, _, health)) = asked().iter().find(is_fresh) {
+        return health.clone();
+    }
+    let health = health::ask(disk);
+    let mut asked = asked();
+    asked.retain(|(known, when, _)| known != disk && when.elapsed() < HEALTH_FOR);
+    asked.push((disk.clone(), Instant::now(), health.clone()));
+    health
 }
 
 fn picture_of(path: &Path) -> imager::Result<Picture> {
@@ -122,7 +148,7 @@ fn disk_of(identity: Identity, content: Content) -> Disk {
         Err(error) => {
             // Not knowing is no reason to overwrite it.
             let users = vec![format!("nobody can tell by whom ({error})")];
-            return Disk { identity, content, writers: Vec::new(), users, hold: Hold::Others };
+            return Disk { identity, content, health: None, writers: Vec::new(), users, hold: Hold::Others };
         }
     };
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
@@ -144,7 +170,7 @@ fn disk_of(identity: Identity, content: Content) -> Disk {
     let only_ours = uses.swap.is_empty() && uses.holders.is_empty() && !uses.mounted_at.is_empty();
     let is_ours = only_ours && uses.mounted_at.iter().all(|(_, place)| place.starts_with(&own));
     let hold = if is_ours { Hold::Ours } else { Hold::Others };
-    Disk { identity, content, writers, users, hold }
+    Disk { identity, content, health: None, writers, users, hold }
 }
 
 /// Unmounts every place on a disk.
@@ -189,7 +215,7 @@ fn list_places() -> Result<Vec<Place>, String> {
 
 fn look_at(place: &Place) -> Result<Looked, String> {
     let root = match place {
-        Place::Device(place) => places::mount(place).map_err(|error| {
+        Place::Device(place) => places::mount(place, Access::Write).map_err(|error| {
             format!(
                 "{} cannot be used: {error}. Choose another place, or check this one in a shell.",
                 place.device.display()
@@ -318,10 +344,10 @@ fn cards() -> Vec<Card> {
     cards
 }
 
-/// Says so when a disk comes, goes, or changes its size.
+/// Says so when a disk or a partition comes, goes, or changes its size.
 pub(super) fn watch_disks(events: Sender<Event>) {
     let look = || -> Vec<(std::ffi::OsString, Option<String>)> {
-        let entries = fs::read_dir("/sys/block").into_iter().flatten().flatten();
+        let entries = fs::read_dir("/sys/class/block").into_iter().flatten().flatten();
         let mut disks: Vec<_> =
             entries.map(|entry| (entry.file_name(), fs::read_to_string(entry.path().join("size")).ok())).collect();
         disks.sort();

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use imager::disk::health::Health;
 use imager::disk::identity::Identity;
 use imager::fs::Note;
 use imager::layout::Layout;
@@ -22,6 +23,8 @@ pub(crate) struct Disk {
     pub identity: Identity,
     /// What is on it.
     pub content: Content,
+    /// How well it is, once it was asked.
+    pub health: Option<Health>,
     /// What writes to it, so that an image would mix old and new: "/dev/sda1 is mounted for writing at /".
     pub writers: Vec<String>,
     /// What uses it, so that it cannot be overwritten.
@@ -106,6 +109,13 @@ impl Disk {
     /// Model, serial, size: all that tells it from others.
     pub(crate) fn words(&self) -> String {
         format!("{}, {}, {} ({})", self.model(), self.serial(), size(self.identity.size), self.name())
+    }
+
+    /// "failing: 3 sectors cannot be read; back up now, ..."; nothing for a disk that is well or does not say.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        let health = self.health.as_ref().filter(|health| health.is_bad())?;
+        let advice = health.advice().map(|advice| format!("; {advice}")).unwrap_or_default();
+        Some(plain(&format!("{}{advice}", health.words())))
     }
 
     /// What has to be typed before it is overwritten.
@@ -325,7 +335,14 @@ mod tests {
     fn disk(serial: Option<&str>) -> Disk {
         let identity = imager::disk::identity::of_new_file("/dev/sda".into(), 1 << 30);
         let identity = Identity { serial: serial.map(str::to_owned), ..identity };
-        Disk { identity, content: Content::Reading, writers: Vec::new(), users: Vec::new(), hold: Hold::Others }
+        Disk {
+            identity,
+            content: Content::Reading,
+            health: None,
+            writers: Vec::new(),
+            users: Vec::new(),
+            hold: Hold::Others,
+        }
     }
 
     #[test]

@@ -5,6 +5,8 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
+use imager::disk::health::Health;
+use imager::disk::identity::Identity;
 use imager::machine::Machine;
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
@@ -88,6 +90,8 @@ pub(crate) enum Answer {
     Disks(Result<Vec<Disk>, String>),
     /// What is on one.
     Disk(Box<Disk>),
+    /// How well one is.
+    Health(Box<(Identity, Health)>),
     /// Its network cards.
     Cards(Vec<Card>),
     /// Where repositories can be.
@@ -109,7 +113,7 @@ pub(crate) enum Answer {
 pub(crate) enum Effect {
     /// Answered by [`Answer::Machine`] and [`Answer::Cards`].
     ReadMachine,
-    /// Answered by [`Answer::Disks`] and many of [`Answer::Disk`].
+    /// Answered by [`Answer::Disks`] and many of [`Answer::Disk`] and [`Answer::Health`].
     ReadDisks,
     /// Answered by [`Answer::Cards`].
     ReadCards,

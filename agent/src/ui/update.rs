@@ -1,6 +1,6 @@
 //! `update(state, event) → effects`: everything that can happen, and what follows from it.
 
-use super::facts::Content;
+use super::facts::{Content, Disk};
 use super::screens::{home, progress, result};
 use super::state::{Answer, Dialog, Effect, Event, Keeper, Key, Move, Screen, State};
 use crate::job;
@@ -150,6 +150,7 @@ fn on_answer(state: &mut State, answer: Answer) {
                 let before = state.world.disks().iter().find(|before| before.identity == disk.identity);
                 if let (Some(before), Content::Reading) = (before, &disk.content) {
                     disk.content = before.content.clone();
+                    disk.health.clone_from(&before.health);
                 }
             }
             state.world.disks = Some(Ok(found));
@@ -159,7 +160,15 @@ fn on_answer(state: &mut State, answer: Answer) {
             if let Some(Ok(disks)) = &mut state.world.disks
                 && let Some(disk) = disks.iter_mut().find(|disk| disk.identity == found.identity)
             {
-                *disk = (**found).clone();
+                *disk = Disk { health: disk.health.take(), ..(**found).clone() };
+            }
+        }
+        Answer::Health(found) => {
+            let (identity, health) = &**found;
+            if let Some(Ok(disks)) = &mut state.world.disks
+                && let Some(disk) = disks.iter_mut().find(|disk| disk.identity == *identity)
+            {
+                disk.health = Some(health.clone());
             }
         }
         Answer::Cards(cards) => state.world.cards.clone_from(cards),

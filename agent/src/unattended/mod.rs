@@ -17,6 +17,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use imager::disk::health;
 use imager::disk::identity::{self, Identity};
 
 use self::plan::{Choice, FileAt, Plan, Target, Work};
@@ -25,7 +26,7 @@ use self::words::Values;
 use crate::job::client::{Client, Update};
 use crate::job::{Job, Kind, Request, Step, run_directory};
 use crate::network::Wanted;
-use crate::places::{self, Place, Spot};
+use crate::places::{self, Access, Place, Spot};
 
 /// Hardware that has not come by then does not come.
 const HARDWARE: Duration = Duration::from_secs(60);
@@ -122,7 +123,7 @@ fn read_file(file: &FileAt, teller: &mut Teller) -> Result<Vec<u8>, String> {
                 spot.find(&places::all().map_err(|error| error.to_string())?)
             })?;
             let was_mounted = place.mounted.is_some();
-            let at = places::mount(&place).map_err(|error| error.to_string())?;
+            let at = places::mount(&place, Access::Read).map_err(|error| error.to_string())?;
             let bytes = read_bounded(&at.join(path));
             if !was_mounted {
                 let _ = places::unmount(&place);
@@ -167,9 +168,12 @@ fn prepare(plan: &Plan, teller: &mut Teller) -> Result<Job, String> {
     // `only` and `all` mean something once everything is there.
     let is_ready = || if run_directory().join("ready").exists() { Ok(()) } else { Err("no end of modules".to_owned()) };
     let _ = wait_for("the hardware", teller, is_ready);
+    // It may be where the repository is, and cannot be mounted while its partition grows.
+    let is_grown = || if crate::stick::is_done() { Ok(()) } else { Err("no end of growing".to_owned()) };
+    let _ = wait_for("the stick to grow to its size", teller, is_grown);
     let password = plan.password_file.as_ref().map(|file| password(file, teller)).transpose()?;
     let (place, path) = find_repository(&plan.repository, teller)?;
-    let at = places::mount(&place).map_err(|error| error.to_string())?;
+    let at = places::mount(&place, Access::Write).map_err(|error| error.to_string())?;
     let repository = at.join(if path.as_os_str().is_empty() { Path::new(REPOSITORY) } else { &path });
     teller.say(Tone::News, &format!("repository: {} on {}", repository.display(), place.shown()));
     let is_there = repository.join(imager::repo::config::CONFIG).exists();
@@ -192,7 +196,7 @@ fn prepare(plan: &Plan, teller: &mut Teller) -> Result<Job, String> {
         Work::Capture { disks, name, note, level } => {
             let found = wait_for("the disks", teller, || find_disks(disks, &repository))?;
             for disk in &found {
-                teller.say(Tone::News, &format!("disk: {} ({disk})", disk.path.display()));
+                teller.say(Tone::News, &format!("disk: {}", with_health(disk)));
             }
             let mut arguments = words_of(&["capture", "--repo", &repo]);
             for (option, value) in [("--name", name), ("--note", note), ("--level", level)] {
@@ -208,7 +212,7 @@ fn prepare(plan: &Plan, teller: &mut Teller) -> Result<Job, String> {
             for target in targets {
                 let disk = wait_for("the target", teller, || find_target(target, &repository))?;
                 check_confirmed(&disk, confirm)?;
-                teller.say(Tone::News, &format!("target: {} ({disk})", disk.path.display()));
+                teller.say(Tone::News, &format!("target: {}", with_health(&disk)));
                 let number = target.disk.as_ref().map(|disk| format!("{disk}=")).unwrap_or_default();
                 arguments.extend(["--to".to_owned(), format!("{number}{}", disk.path.display())]);
             }
@@ -226,6 +230,13 @@ fn prepare(plan: &Plan, teller: &mut Teller) -> Result<Job, String> {
     steps.push(Step { says: title.clone(), arguments });
     let report = repository.parent().map_or_else(|| at.clone(), Path::to_path_buf);
     Ok(Job { title, kind, steps, password, report: Some(report), then: plan.then })
+}
+
+/// "/dev/sda (QEMU HARDDISK, serial 17), healthy"; with what to do about a disk that is not.
+fn with_health(disk: &Identity) -> String {
+    let health = health::ask(disk);
+    let advice = health.advice().map(|advice| format!("; {advice}")).unwrap_or_default();
+    format!("{} ({disk}), {}{advice}", disk.path.display(), health.words())
 }
 
 fn words_of(words: &[&str]) -> Vec<String> {

@@ -11,6 +11,7 @@ use super::draw::{Drawing, DrawnVolume, bar, partitions, plain};
 use super::watch::Watch;
 use super::{Global, Spare, open, parse_memory, print_json};
 use crate::capture::{self, Level, Options, Owner, Verify};
+use crate::disk::health::{self, Verdict};
 use crate::disk::identity;
 use crate::disk::source::Source;
 use crate::error::{Error, Result};
@@ -134,6 +135,7 @@ pub(super) fn inspect(global: &Global, args: &Inspect) -> Result<u8> {
     let layout =
         layout::read(source, source.sector_size(), &Wanted::default()).map_err(Error::io("read", &args.disk))?;
     let identity = source.identity();
+    let health = health::ask(identity);
     if global.json {
         let volumes: Vec<_> = layout
             .volumes
@@ -152,13 +154,17 @@ pub(super) fn inspect(global: &Global, args: &Inspect) -> Result<u8> {
         print_json(&serde_json::json!({
             "type": "disk", "identity": identity, "format": opened.format.name(), "files": opened.files,
             "notes": opened.notes, "table": layout.table, "volumes": volumes,
-            "wanted": layout.wanted_bytes(), "warnings": layout.warnings,
+            "wanted": layout.wanted_bytes(), "warnings": layout.warnings, "health": health,
         }));
         return Ok(0);
     }
     println!("{identity}: {}, sectors of {} bytes", size(identity.size), layout.table.sector_size);
     for note in opened.words() {
         println!("  {}", plain(&note));
+    }
+    if health.verdict != Verdict::Unknown {
+        let advice = health.advice().map(|advice| format!("; {advice}")).unwrap_or_default();
+        println!("{}{advice}", health.words());
     }
     println!("{}", bar(&drawing(&layout)));
     print!("{}", partitions(&drawing(&layout)));

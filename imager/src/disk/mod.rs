@@ -3,9 +3,10 @@
 //! Must not know: partition tables, file systems, repositories.
 
 pub(crate) mod guard;
+pub mod health;
 pub mod identity;
 pub mod source;
-mod sys;
+pub(crate) mod sys;
 pub mod target;
 
 use std::fmt;

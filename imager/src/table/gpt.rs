@@ -39,6 +39,8 @@ pub(super) const PARTITION_ENTRY_LBA_AT: usize = 72;
 pub(super) const NUMBER_OF_ENTRIES_AT: usize = 80;
 pub(super) const SIZE_OF_ENTRY_AT: usize = 84;
 const ENTRIES_CRC32_AT: usize = 88;
+/// Where an entry has the last sector of its partition.
+pub(super) const ENDING_LBA_AT: usize = 40;
 /// Where an entry has its own GUID.
 pub(super) const UNIQUE_PARTITION_GUID_AT: usize = 16;
 

@@ -1,7 +1,8 @@
 //! Partition tables: GPT, MBR with its logical partitions, hybrid MBR.
 //!
 //! [`read`] says what a disk's table says, with everything odd about it as a warning; it clamps and
-//! mends nothing. [`adapt()`] says what must change for the table to be right on another disk. Where systems disagree about a disk, the answer is the Linux kernel's, since that is
+//! mends nothing. [`adapt()`] says what must change for the table to be right on another disk,
+//! [`grow_last`] what makes the last partition fill its disk. Where systems disagree about a disk, the answer is the Linux kernel's, since that is
 //! who restored machines mostly boot. A disk whose table cannot be trusted has [`TableKind::None`] and
 //! is to be read whole. Must not know: devices, file systems inside partitions, repositories.
 //!
@@ -12,6 +13,7 @@
 
 mod adapt;
 mod gpt;
+mod grow;
 mod mbr;
 mod types;
 
@@ -23,6 +25,7 @@ use crate::extent::{Extent, ExtentSet};
 use crate::read_at::ReadAt;
 pub use adapt::{Ids, Patch, TableError, adapt};
 pub(crate) use gpt::seal;
+pub use grow::{Growth, grow_last};
 
 /// Which kind of table a disk has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

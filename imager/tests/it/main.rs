@@ -30,6 +30,7 @@ mod python_reader;
 mod restore;
 mod serve;
 mod stalls;
+mod stick;
 mod store;
 mod support;
 mod table;

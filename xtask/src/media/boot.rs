@@ -54,10 +54,10 @@ pub(super) fn grub_core(ingredients: &Ingredients, format: &str, prefix: &str, f
 }
 
 /// The menu, its help and what tells GRUB that this is the medium, as pairs of a file and its path on the medium.
-pub(super) fn common_files(ingredients: &Ingredients) -> Result<Vec<(PathBuf, &'static str)>> {
+pub(super) fn common_files(ingredients: &Ingredients, menu: &str) -> Result<Vec<(PathBuf, &'static str)>> {
     Ok(vec![
         (ingredients.text("info", &format!("Lifeboat {}\n", ingredients.build_id))?, ".disk/info"),
-        (ingredients.text("grub.cfg", MENU)?, "boot/grub/grub.cfg"),
+        (ingredients.text("grub.cfg", menu)?, "boot/grub/grub.cfg"),
         (ingredients.text("help.txt", HELP)?, "boot/grub/help.txt"),
         (ingredients.kernel.clone(), "boot/vmlinuz"),
         (ingredients.initramfs.clone(), "boot/initramfs"),

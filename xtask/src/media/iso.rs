@@ -14,7 +14,7 @@ const LABEL: &str = "LIFEBOAT";
 pub(super) fn build(ingredients: &Ingredients, iso: &Path) -> Result<()> {
     let root = ingredients.work.join("iso");
     let core = boot::grub_core(ingredients, "i386-pc-eltorito", "/boot/grub", "iso9660")?;
-    let mut files = boot::common_files(ingredients)?;
+    let mut files = boot::common_files(ingredients, boot::MENU)?;
     files.push((core, "boot/grub/eltorito.img"));
     for (file, path) in files {
         ingredients.dated_copy(&file, &format!("iso/{path}"))?;

@@ -38,7 +38,7 @@ const END_MIB: u64 = 1;
 
 const BACKUP_UUID: &str = "1f5b0a7d-c0de-4000-8000-000000000003";
 
-/// sfdisk's description; every GUID is fixed.
+/// sfdisk's description; every GUID is fixed, and known to `imager::stick`.
 fn layout() -> String {
     let [core, esp, backup] = [1, 1 + CORE_MIB, 1 + CORE_MIB + ESP_MIB];
     format!(
@@ -51,6 +51,11 @@ fn layout() -> String {
     )
 }
 
+/// The menu, which says to the agent that it was started from the stick: only then it enlarges it.
+fn menu() -> String {
+    boot::MENU.replace("linux /boot/vmlinuz ", "linux /boot/vmlinuz lifeboat-medium=stick ")
+}
+
 pub(super) fn build(ingredients: &Ingredients, image: &Path) -> Result<()> {
     sparse_file(image, (1 + CORE_MIB + ESP_MIB + BACKUP_MIB + END_MIB) * MIB)?;
     let variables =
@@ -58,7 +63,7 @@ pub(super) fn build(ingredients: &Ingredients, image: &Path) -> Result<()> {
     tool::sh("sfdisk --quiet \"$image\" <<< \"$layout\"", &variables)?;
     let disk = Disk::open(image)?;
 
-    let mut files = boot::common_files(ingredients)?;
+    let mut files = boot::common_files(ingredients, &menu())?;
     files.extend(boot::efi_files(ingredients)?);
     let esp = ingredients.work.join("stick-esp.img");
     let bytes = ESP_MIB * MIB;

@@ -319,6 +319,7 @@ impl Backup {
                 None if bars => disk_map::content(page, world.theme, &disk.content, Detail::Bar, 6),
                 None => {}
             }
+            disk_map::trouble(page, disk, 6);
             if self.cursor == number {
                 page.keep_in_sight(from);
             }

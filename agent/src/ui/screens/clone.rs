@@ -267,6 +267,7 @@ impl Clone {
             return;
         };
         page.say(Role::Danger, &format!("EVERYTHING ON THIS DISK WILL BE LOST: {}", target.words()));
+        disk_map::trouble(page, target, 0);
         page.say(Role::Dim, "Now:");
         disk_map::content(page, world.theme, &target.content, Detail::Bar, 0);
         page.say(Role::Danger, &overwrite::loss(target));

@@ -124,6 +124,9 @@ impl Screen for Home {
         How to read a disk\n\
         Each disk is a bar from its first byte to its last. Its partitions stand side by side, to scale, each filled as \
         far as it is in use; dots are space in no partition. A disk or stick that is plugged in appears by itself.\n\n\
+        How well a disk is\n\
+        Its own account, where it gives one: SMART, or what stands in its place. A disk that is failing or worn out says so \
+        below its name, with what to do. Back such a disk up first. Healthy only means that it knows of nothing.\n\n\
         What happens to this machine\n\
         Nothing, until you say so. Backing up only reads its disks. Restoring overwrites a disk, after you typed that \
         disk's serial number.\n\n\
@@ -350,8 +353,9 @@ impl Home {
 fn one(page: &mut Page, world: &World, disk: &Disk, detail: Detail) {
     page.gap();
     page.cut(Role::Heading, &disk_map::title(disk, page.width()));
+    disk_map::trouble(page, disk, 0);
     disk_map::content(page, world.theme, &disk.content, detail, 0);
     if detail == Detail::Table {
-        page.say_after(Role::Dim, "      ", &disk_map::state_of(disk));
+        page.say_after(Role::Dim, "      ", &disk_map::state_of(disk, page.width()));
     }
 }

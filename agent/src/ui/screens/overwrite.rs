@@ -51,6 +51,7 @@ pub(super) fn draw_choices(
             None if bars => disk_map::content(page, world.theme, &disk.content, Detail::Bar, 2),
             None => {}
         }
+        disk_map::trouble(page, disk, 4);
         if cursor == place {
             page.keep_in_sight(from);
         }

@@ -525,6 +525,7 @@ impl Restore {
                 page.say(Role::Danger, &text);
             }
         }
+        disk_map::trouble(page, disk, 0);
         page.say(Role::Dim, "Now:");
         disk_map::content(page, theme, &disk.content, Detail::Bar, 0);
         if self.only().is_some() {

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use imager::disk::health::{Health, Verdict};
 use imager::disk::identity::{Identity, of_new_file};
 use imager::machine::{Firmware, Machine, Nic};
 use imager::repo::manifest::Manifest;
@@ -65,9 +66,21 @@ fn identity(path: &str, model: Option<&str>, serial: Option<&str>, transport: &s
     }
 }
 
+fn healthy() -> Health {
+    Health { verdict: Verdict::Healthy, remarks: Vec::new(), worn_percent: None, temperature: Some(31) }
+}
+
 fn disk(identity: Identity, parts: Vec<Part>, wanted: u64) -> Disk {
     let picture = Picture { size: identity.size, table: "GPT", parts, wanted, warnings: Vec::new() };
-    Disk { identity, content: Content::Known(picture), writers: Vec::new(), users: Vec::new(), hold: Hold::Others }
+    let health = Some(healthy());
+    Disk {
+        identity,
+        content: Content::Known(picture),
+        health,
+        writers: Vec::new(),
+        users: Vec::new(),
+        hold: Hold::Others,
+    }
 }
 
 /// The system's disk, a Windows disk with a hibernated system, an empty one, and a stick.
@@ -107,6 +120,7 @@ pub(super) fn disks() -> Vec<Disk> {
         57 * GIB,
     );
     stick.identity.removable = true;
+    stick.health = Some(Health { verdict: Verdict::Unknown, remarks: vec!["a stick".into()], ..healthy() });
     vec![system, windows, empty, stick]
 }
 
@@ -117,6 +131,10 @@ pub(super) fn awkward_disks() -> Vec<Disk> {
         a.writers = vec!["/dev/nvme0n1p2 is mounted for writing at /".into()];
         a.users = vec!["/dev/nvme0n1p2 is mounted at /".into()];
         b.content = Content::Failed("cannot read at byte 0 of /dev/sda: Input/output error".into());
+        let remarks = vec!["it expects to fail soon".into(), "24 sectors cannot be read".into()];
+        b.health = Some(Health { verdict: Verdict::Failing, remarks, ..healthy() });
+        c.health = Some(Health { verdict: Verdict::Suspect, worn_percent: Some(97), ..healthy() });
+        d.health = None;
         c.identity.serial = None;
         c.identity.model = None;
         d.content = Content::Reading;

@@ -75,6 +75,13 @@ const SCREENS: &[(&str, Step)] = &[
     ("restore-refused", |driver| {
         driver.type_in("r").keys(&[Key::Enter, Key::Enter, Key::Enter, Key::Home, Key::Up, Key::Up, Key::Enter])
     }),
+    ("restore-target-failing", |driver| {
+        driver.type_in("r").keys(&[Key::Enter; 3]).answer(Answer::Disks(Ok(awkward_disks())))
+    }),
+    ("restore-confirm-failing", |driver| {
+        driver.type_in("r").keys(&[Key::Enter, Key::Enter, Key::Enter, Key::Home, Key::Down, Key::Enter]);
+        driver.answer(Answer::Disks(Ok(awkward_disks())))
+    }),
     ("images", |driver| driver.type_in("i").keys(&[Key::Enter; 2])),
     ("image", |driver| driver.type_in("i").keys(&[Key::Enter; 3])),
     ("clone-target", |driver| driver.type_in("c").keys(&[Key::Down, Key::Enter])),
