@@ -3,6 +3,8 @@
 
 mod bad_sectors;
 mod cli;
+mod clonezilla;
+mod clonezilla_odd;
 mod copy;
 mod cut_off;
 mod engine;
@@ -21,6 +23,7 @@ mod fuzz_seeds;
 mod golden;
 mod hostile_repository;
 mod identity;
+mod partclone_writer;
 mod portions;
 mod power_loss;
 mod processes;
