@@ -7,16 +7,17 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::Global;
-use super::capture::{DiskFiles, OpenedSources, Take, open_sources, take};
+use super::capture::{DiskFiles, OpenedSources, Take, open_sources, sources_of, take};
 use crate::capture::Owner;
 use crate::disk::source::Source;
 use crate::error::{Error, Result};
 use crate::layout::{self, Wanted};
 use crate::machine::{Firmware, Machine};
+use crate::vm_disk;
 
 #[derive(Args)]
 pub(super) struct Import {
-    /// Disk files of a virtual machine (raw, qcow2, vmdk, vhdx, vhd, vdi), all disks of one machine.
+    /// Disk files of a virtual machine (raw, qcow2, vmdk, vhdx, vhd, vdi), all disks of one machine; or its OVA or OVF.
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
     #[command(flatten)]
@@ -29,6 +30,8 @@ pub(super) struct Import {
 enum Input {
     /// Files, each of which is a disk.
     DiskFiles(Vec<PathBuf>),
+    /// A virtual machine that was exported, as an OVA or with an OVF descriptor.
+    Appliance(PathBuf),
 }
 
 impl Input {
@@ -46,15 +49,25 @@ impl Input {
                 )));
             }
         }
-        Ok(Self::DiskFiles(paths))
+        match &*paths {
+            [path] if vm_disk::is_appliance(path) => Ok(Self::Appliance(path.clone())),
+            _ => Ok(Self::DiskFiles(paths)),
+        }
     }
 }
 
 pub(super) fn import(global: &Global, args: Import) -> Result<u8> {
-    let Import { paths, take: args, files } = args;
+    let Import { paths, take: mut args, files } = args;
     match Input::of(paths)? {
         Input::DiskFiles(paths) => {
             let opened = open_sources(&paths, &files.how(), args.live)?;
+            let owner = owner(&opened, args.name.as_deref());
+            take(global, &opened, args, Some(owner))
+        }
+        Input::Appliance(path) => {
+            let machine = vm_disk::open_appliance(&path, &files.how())?;
+            let opened = sources_of(machine.disks, args.live)?;
+            args.name = args.name.or(machine.name.filter(|name| !name.is_empty() && name != "latest"));
             let owner = owner(&opened, args.name.as_deref());
             take(global, &opened, args, Some(owner))
         }

@@ -3,6 +3,7 @@
 //!
 //! Must not know: repositories, images, terminals.
 
+mod appliance;
 mod cache;
 mod contents;
 mod detect;
@@ -11,6 +12,7 @@ mod in_use;
 mod mapped;
 mod neighbours;
 mod open;
+mod ovf;
 mod pages;
 pub mod qcow2;
 mod unpack;
@@ -19,6 +21,7 @@ pub mod vhd;
 pub mod vhdx;
 pub mod vmdk;
 
+pub use appliance::{Appliance, is_appliance, open_appliance};
 pub use contents::{Contents, Disk, Neighbours};
 pub use detect::detect;
 pub use error::DiskError;
