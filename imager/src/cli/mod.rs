@@ -9,6 +9,7 @@ mod copy;
 mod draw;
 mod images;
 mod import;
+mod import_clonezilla;
 mod open;
 mod restore;
 mod serve;

@@ -110,7 +110,10 @@ impl Directory {
             match make(&item.device, &item.content, item.place.len, &mut scratch, &mut reports, progress)? {
                 Made::Stored(stored) => {
                     disk.put_volume(item.place.start, &stored, 0, item.place.len);
-                    if let (Some((at, sector)), Some(report)) = (missing_boot_copy(&stored), reports.last_mut()) {
+                    let report = reports.last_mut().filter(|report| report.stored_by == "partclone");
+                    if let Some(report) = report
+                        && let Some((at, sector)) = missing_boot_copy(&stored)
+                    {
                         disk.put_bytes(item.place.start + at, &sector);
                         report
                             .remarks

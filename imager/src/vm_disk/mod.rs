@@ -3,14 +3,30 @@
 //!
 //! Must not know: repositories, images, terminals.
 
+mod appliance;
+mod cache;
+mod contents;
+mod detect;
+mod error;
+mod in_use;
+mod mapped;
+mod neighbours;
 mod open;
+mod ovf;
+mod pages;
 pub mod qcow2;
+mod unpack;
 pub mod vdi;
 pub mod vhd;
 pub mod vhdx;
 pub mod vmdk;
 
-pub use open::{Follow, How, Opened, open};
+pub use appliance::{Appliance, is_appliance, open_appliance};
+pub use contents::{Contents, Disk, Neighbours};
+pub use detect::detect;
+pub use error::DiskError;
+pub use in_use::is_written_by_qemu;
+pub use open::{Follow, How, Opened, open, read};
 
 use std::fmt;
 use std::str::FromStr;

@@ -31,6 +31,8 @@ mod pack;
 mod partclone;
 #[path = "../../fuzz/entries/table.rs"]
 mod table;
+#[path = "../../fuzz/entries/vm_disk.rs"]
+mod vm_disk;
 #[path = "../../fuzz/entries/volume.rs"]
 mod volume;
 
@@ -86,6 +88,11 @@ fn pack_corpus() {
 #[test]
 fn partclone_corpus() {
     replay("partclone", partclone::run);
+}
+
+#[test]
+fn vm_disk_corpus() {
+    replay("vm_disk", vm_disk::run);
 }
 
 #[test]
@@ -172,13 +179,17 @@ fn seed_of(image: &Path) -> Vec<u8> {
     assert!(found.used.total() < found.size, "{} is read whole: {:?}", image.display(), found.notes);
     let mut read = volume.read.into_inner().unwrap();
     read.sort_unstable();
-    let read = read.into_iter().collect::<ExtentSet>().aligned_outward(UNIT as u64, volume.bytes.size());
+    encode(&volume.bytes, &read.into_iter().collect())
+}
 
-    let mut seed = u32::try_from(volume.bytes.len()).unwrap().to_le_bytes().to_vec();
+/// Encodes what is in `read` of a volume.
+fn encode(bytes: &[u8], read: &ExtentSet) -> Vec<u8> {
+    let read = read.aligned_outward(UNIT as u64, bytes.size());
+    let mut seed = u32::try_from(bytes.len()).unwrap().to_le_bytes().to_vec();
     let mut patches: Vec<(usize, Vec<u8>)> = Vec::new();
     let units = read.iter().flat_map(|extent| (extent.start..extent.end()).step_by(UNIT));
     for start in units.map(|start| usize::try_from(start).unwrap()) {
-        let unit = &volume.bytes[start..volume.bytes.len().min(start + UNIT)];
+        let unit = &bytes[start..bytes.len().min(start + UNIT)];
         match patches.last_mut() {
             _ if unit.iter().all(|&byte| byte == 0) => {}
             Some((first, patch)) if *first + patch.len() == start && is_uniform(patch) == is_uniform(unit) => {
@@ -286,5 +297,54 @@ fn make_seeds() {
             fs_ntfs::shut_down_cleanly(&image, 512);
         }
         fs::write(corpus("filesystem").join(seed.name), seed_of(&image)).unwrap();
+    }
+}
+
+/// Disk files with little in them: what is written, then with what options it becomes a file of which format.
+const VM_DISKS: [(&str, &str, &str); 14] = [
+    ("qcow2", "-f qcow2 -o cluster_size=4k", "write -P 7 8k 12k"),
+    ("qcow2-v2", "-f qcow2 -o compat=0.10,cluster_size=512", "write -P 7 8k 3k"),
+    ("qcow2-subclusters", "-f qcow2 -o extended_l2=on,cluster_size=16k", "write -P 7 8k 1k"),
+    ("qcow2-deflate", "-f qcow2 -o cluster_size=4k", "write -c -P 7 8k 4k"),
+    ("qcow2-zstd", "-f qcow2 -o cluster_size=4k,compression_type=zstd", "write -c -P 7 8k 4k"),
+    ("qcow2-overlay", "-f qcow2 -u -b base -F qcow2 -o cluster_size=4k", "info"),
+    ("vmdk", "-f vmdk", "write -P 7 8k 12k"),
+    ("vmdk-flat", "-f vmdk -o subformat=monolithicFlat", "write -P 7 8k 12k"),
+    ("vmdk-stream", "-f vmdk -o subformat=streamOptimized", "write -P 7 64k 64k"),
+    ("vhdx", "-f vhdx -o block_size=1M", "write -P 7 8k 12k"),
+    ("vhdx-log", "-f vhdx -o block_size=1M", "write -P 7 8k 12k' -c 'abort"),
+    ("vhd", "-f vpc", "write -P 7 8k 12k"),
+    ("vhd-fixed", "-f vpc -o subformat=fixed,force_size=on", "write -P 7 8k 12k"),
+    ("vdi", "-f vdi", "write -P 7 8k 12k"),
+];
+
+#[test]
+#[ignore = "writes the corpus"]
+fn make_vm_disk_seeds() {
+    fs::create_dir_all(corpus("vm_disk")).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    for (name, options, write) in VM_DISKS {
+        let file = dir.path().join(name);
+        let format = options.split(' ').nth(1).unwrap();
+        let path = file.display();
+        sh(&format!("qemu-img create -q {options} {path} 1M"));
+        // What is below an overlay is not there.
+        if write != "info" {
+            sh(&format!("qemu-io -f {format} -c '{write}' {path} || true"));
+        }
+        let bytes = fs::read(&file).unwrap();
+        let seed = encode(&bytes, &ExtentSet::whole(bytes.size()));
+        // The first byte lets the content choose the format.
+        fs::write(corpus("vm_disk").join(name), [&[0xFF][..], &seed].concat()).unwrap();
+    }
+}
+
+/// The seeds are what they are named after.
+#[test]
+fn disk_file_seeds_are_understood() {
+    for (name, ..) in VM_DISKS {
+        let seed = fs::read(corpus("vm_disk").join(name)).unwrap();
+        let found = imager::vm_disk::detect(&volume::PatchedVolume::decode(&seed[1..])).unwrap();
+        assert!(name.starts_with(found.name()), "{name}: {found}");
     }
 }
