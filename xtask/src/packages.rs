@@ -14,6 +14,7 @@ pub(crate) const MEDIA: &[&str] =
 /// What the tests compare with, and where the machines come from that they boot.
 pub(crate) const TESTS: &[&str] = &[
     "btrfs-progs",
+    "bzip2",
     "cpio",
     "debootstrap",
     "exfat-fuse",
@@ -21,6 +22,8 @@ pub(crate) const TESTS: &[&str] = &[
     "libnbd-bin",
     "kmod",
     "libarchive-tools",
+    "lvm2",
+    "lz4",
     "ovmf",
     "partclone",
     "python3",

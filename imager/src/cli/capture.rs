@@ -19,7 +19,7 @@ use crate::layout::{self, Layout, Wanted};
 use crate::memory::Budget;
 use crate::repo::Repository;
 use crate::units::{duration, size};
-use crate::vm_disk::{self, Follow, Format, How};
+use crate::vm_disk::{self, Follow, Format, How, Opened};
 
 #[derive(Args)]
 pub(super) struct Inspect {
@@ -44,6 +44,19 @@ pub(super) struct DiskFiles {
 }
 
 impl DiskFiles {
+    /// Refuses them where they mean nothing.
+    ///
+    /// # Errors
+    /// [`Error::Usage`].
+    pub(super) fn refuse(&self, what: &str) -> Result<()> {
+        if self.format.is_some() || self.follow_backing || self.sector_size.is_some() {
+            return Err(Error::Usage(format!(
+                "--format, --follow-backing and --sector-size are for disk-image files, not for {what}"
+            )));
+        }
+        Ok(())
+    }
+
     pub(super) fn how(&self) -> How {
         How {
             format: self.format,
@@ -188,17 +201,28 @@ pub(super) struct OpenedSources {
 /// # Errors
 /// [`Error::Io`], [`Error::Usage`], [`Error::Damaged`].
 pub(super) fn open_sources(paths: &[PathBuf], how: &How, live: bool) -> Result<OpenedSources> {
+    let files = paths.iter().map(|path| vm_disk::open(path, how)).collect::<Result<_>>()?;
+    sources_of(files, live)
+}
+
+/// The same of what was opened.
+///
+/// # Errors
+/// [`Error::Io`], [`Error::Usage`].
+pub(super) fn sources_of(files: Vec<Opened>, live: bool) -> Result<OpenedSources> {
     let mut opened = OpenedSources { sources: Vec::new(), in_use: Vec::new(), notes: Vec::new() };
-    for path in paths {
-        let file = vm_disk::open(path, how)?;
+    for file in files {
         opened.notes.extend(file.words());
-        let source = &file.source;
-        if opened.sources.iter().any(|other| other.identity().path == source.identity().path) {
+        let path = &file.source.identity().path;
+        if opened.sources.iter().any(|other| other.identity().path == *path) {
             return Err(Error::Usage(format!("{} is named twice", path.display())));
         }
-        opened.in_use.extend(mounted_for_writing(path)?);
-        let machines = file.files.iter().filter(|file| vm_disk::is_written_by_qemu(file));
-        opened.in_use.extend(machines.map(|file| format!("a running virtual machine writes to {}", file.display())));
+        for part in &file.files {
+            opened.in_use.extend(mounted_for_writing(part)?);
+            if vm_disk::is_written_by_qemu(part) {
+                opened.in_use.push(format!("a running virtual machine writes to {}", part.display()));
+            }
+        }
         opened.sources.push(file.source);
     }
     match opened.in_use.first() {

@@ -2,38 +2,33 @@
 //!
 //! What the arguments are decides how they are read: [`Input`] has an arm for each kind.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 
-use super::capture::{DiskFiles, OpenedSources, Take, open_sources, take, take_into};
-use super::draw::plain;
-use super::watch::Watch;
-use super::{Global, open, print_json};
+use super::Global;
+use super::capture::{DiskFiles, OpenedSources, Take, open_sources, sources_of, take};
+use super::import_clonezilla::{ClonezillaOptions, import_clonezilla};
 use crate::capture::Owner;
-use crate::clonezilla::{self, VolumeReport};
+use crate::clonezilla;
 use crate::disk::source::Source;
 use crate::error::{Error, Result};
 use crate::layout::{self, Wanted};
 use crate::machine::{Firmware, Machine};
-use crate::units::size;
+use crate::vm_disk;
 
 #[derive(Args)]
 pub(super) struct Import {
-    /// Disk files of a virtual machine (raw, qcow2, vmdk, vhdx, vhd, vdi), all disks of one machine; or an image
-    /// directory of Clonezilla.
+    /// Disk files of a virtual machine (raw, qcow2, vmdk, vhdx, vhd, vdi), all disks of one machine; its OVA
+    /// or OVF; or an image directory of Clonezilla.
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
     #[command(flatten)]
     take: Take,
     #[command(flatten)]
     files: DiskFiles,
-    /// Of a Clonezilla directory with several disks, this one; may be given several times.
-    #[arg(long = "disk", value_name = "NAME")]
-    disks: Vec<String>,
-    /// Where a Clonezilla directory's volumes are unpacked, into a file without a name. [default: the repository]
-    #[arg(long, value_name = "DIR")]
-    scratch: Option<PathBuf>,
+    #[command(flatten)]
+    clonezilla: ClonezillaOptions,
 }
 
 /// What there is to import.
@@ -42,6 +37,8 @@ enum Input {
     DiskFiles(Vec<PathBuf>),
     /// A directory that Clonezilla made.
     Clonezilla(PathBuf),
+    /// A virtual machine that was exported, as an OVA or with an OVF descriptor.
+    Appliance(PathBuf),
 }
 
 impl Input {
@@ -64,15 +61,21 @@ impl Input {
                 )));
             }
         }
-        Ok(Self::DiskFiles(paths))
+        match &*paths {
+            [path] if vm_disk::is_appliance(path) => Ok(Self::Appliance(path.clone())),
+            _ => Ok(Self::DiskFiles(paths)),
+        }
     }
 }
 
 pub(super) fn import(global: &Global, args: Import) -> Result<u8> {
-    let Import { paths, take: args, files, disks, scratch } = args;
+    let Import { paths, take: mut args, files, clonezilla: options } = args;
     match Input::of(paths)? {
-        Input::Clonezilla(path) => import_clonezilla(global, &path, &disks, scratch, args),
-        Input::DiskFiles(_) if !disks.is_empty() || scratch.is_some() => {
+        Input::Clonezilla(path) => {
+            files.refuse("a directory that Clonezilla made")?;
+            import_clonezilla(global, &path, options, args)
+        }
+        Input::DiskFiles(_) | Input::Appliance(_) if options.is_given() => {
             Err(Error::Usage("--disk and --scratch are for directories that Clonezilla made".to_owned()))
         }
         Input::DiskFiles(paths) => {
@@ -80,72 +83,14 @@ pub(super) fn import(global: &Global, args: Import) -> Result<u8> {
             let owner = owner(&opened, args.name.as_deref());
             take(global, &opened, args, Some(owner))
         }
-    }
-}
-
-/// Unpacks a directory of Clonezilla, and takes an image of the disks that this gives.
-fn import_clonezilla(
-    global: &Global,
-    path: &Path,
-    disks: &[String],
-    scratch: Option<PathBuf>,
-    mut args: Take,
-) -> Result<u8> {
-    let directory = clonezilla::open(path, disks)?;
-    // Whether there is a repository, and its password, is asked before the long work.
-    let repository = open::repository(global)?;
-    let scratch = match scratch.or_else(|| global.repo.as_ref().map(PathBuf::from)) {
-        Some(scratch) => scratch,
-        None => return Err(Error::Usage("name a directory to unpack into with --scratch".to_owned())),
-    };
-    let watch = Watch::start(global, "import")?;
-    let unpacked = directory.unpack(&scratch, watch.progress());
-    drop(watch);
-    let clonezilla::Unpacked { sources, owner, volumes, warnings } = unpacked?;
-    for volume in &volumes {
-        tell(global, volume);
-    }
-    let origin = directory.origin();
-    if !global.json {
-        for warning in &warnings {
-            println!("warning: {}", plain(warning));
-        }
-        println!("{}", plain(&origin));
-        if let Some(taken) = directory.taken() {
-            let when = taken.strftime("%Y-%m-%d %H:%M UTC");
-            println!("The image counts as one of {when}: `latest` and `forget` go by that.");
+        Input::Appliance(path) => {
+            let machine = vm_disk::open_appliance(&path, &files.how())?;
+            let opened = sources_of(machine.disks, args.live)?;
+            args.name = args.name.or(machine.name.filter(|name| !name.is_empty() && name != "latest"));
+            let owner = owner(&opened, args.name.as_deref());
+            take(global, &opened, args, Some(owner))
         }
     }
-    args.note = Some(match args.note {
-        Some(note) => format!("{note} ({origin})"),
-        None => origin,
-    });
-    let opened = OpenedSources { sources, in_use: Vec::new(), notes: Vec::new() };
-    take_into(global, &repository, &opened, args, Some(owner))
-}
-
-/// Says what was read of a volume.
-fn tell(global: &Global, volume: &VolumeReport) {
-    if global.json {
-        print_json(&serde_json::json!({ "type": "volume", "volume": volume }));
-        return;
-    }
-    let kind = volume.file_system.as_ref().map_or(String::new(), |kind| format!("{kind}, "));
-    let checked = match &volume.checksum {
-        Some(sum) => format!(", checked with {sum}"),
-        None => String::new(),
-    };
-    println!(
-        "{}: {}{} by {} ({}), {} of {}{}",
-        plain(&volume.device),
-        plain(&kind),
-        if volume.used == 0 { "made" } else { "stored" },
-        volume.stored_by,
-        volume.compression,
-        size(volume.used),
-        size(volume.size),
-        checked
-    );
 }
 
 /// Whose disks they are: not this machine's. Its images are told from others by the image's name, or the file's.

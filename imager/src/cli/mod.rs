@@ -11,6 +11,7 @@ mod export;
 mod files;
 mod images;
 mod import;
+mod import_clonezilla;
 mod open;
 mod restore;
 mod serve;

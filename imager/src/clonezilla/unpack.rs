@@ -14,12 +14,13 @@ use super::scratch::{Scratch, Stored};
 use super::swap::Swap;
 use super::table;
 use super::volume::{VolumeFile, VolumeReport};
-use crate::capture::Owner;
+use crate::capture::{Owner, is_zero};
 use crate::disk::source::Source;
 use crate::error::{Error, Result};
 use crate::extent::Extent;
 use crate::machine::Firmware;
 use crate::progress::{Phase, Progress};
+use crate::read_at::{ReadAt, field};
 use crate::units::size;
 
 /// A directory's disks, to be captured.
@@ -107,7 +108,18 @@ impl Directory {
                 continue;
             }
             match make(&item.device, &item.content, item.place.len, &mut scratch, &mut reports, progress)? {
-                Made::Stored(stored) => disk.put_volume(item.place.start, &stored, 0, item.place.len),
+                Made::Stored(stored) => {
+                    disk.put_volume(item.place.start, &stored, 0, item.place.len);
+                    let report = reports.last_mut().filter(|report| report.stored_by == "partclone");
+                    if let Some(report) = report
+                        && let Some((at, sector)) = missing_boot_copy(&stored)
+                    {
+                        disk.put_bytes(item.place.start + at, &sector);
+                        report
+                            .remarks
+                            .push("the copy of its boot sector, which partclone leaves out, was made anew".to_owned());
+                    }
+                }
                 Made::Bytes(bytes) => disk.put_bytes(item.place.start, &bytes),
                 Made::Nothing => {}
             }
@@ -162,6 +174,22 @@ fn make(
         }
         Content::Physical(..) | Content::Nothing => Ok(Made::Nothing),
     }
+}
+
+/// The copy of an NTFS' boot sector, in the sector behind its clusters, and where that is, when there is nothing.
+///
+/// partclone takes the clusters alone, and leaves on a target what is there.
+fn missing_boot_copy(volume: &Stored) -> Option<(u64, Vec<u8>)> {
+    let sector = volume.read_vec(0, 512).ok().filter(|sector| sector.get(3..11) == Some(b"NTFS    "))?;
+    let sector_bytes = u64::from(field::le16(&sector, 11)?);
+    if !sector_bytes.is_power_of_two() || !(512..=4096).contains(&sector_bytes) {
+        return None;
+    }
+    let at = field::le64(&sector, 40)?.checked_mul(sector_bytes)?;
+    let len = usize::try_from(sector_bytes).ok()?;
+    // Behind the end, or something is there.
+    let is_free = volume.read_vec(at, len).is_ok_and(|there| is_zero(&there));
+    is_free.then(|| Some((at, volume.read_vec(0, len).ok()?))).flatten()
 }
 
 /// Writes what a physical volume begins with, and puts the logical volumes' runs that lie on it where they belong.

@@ -5,6 +5,7 @@
 //! decided elsewhere. Must not know: paths.
 
 use super::Format;
+use super::appliance::is_ova;
 use super::error::DiskError;
 use super::{qcow2, vdi, vhd, vhdx, vmdk};
 use crate::read_at::{ReadAt, field};
@@ -41,6 +42,9 @@ fn in_front(start: &[u8], size: u64) -> Result<Option<Format>, DiskError> {
         _ if start.starts_with(vhd::COOKIE) => Some(Format::Vhd),
         _ if field::le32(start, 0x40) == Some(vdi::SIGNATURE) && start.starts_with(b"<<<") => Some(Format::Vdi),
         _ if has_partition_table(start) => None,
+        _ if is_ova(start) => {
+            return Err(DiskError::unsupported("it is an OVA, a whole virtual machine; `imager import` takes it"));
+        }
         _ if start.starts_with(b"QED\0") => return other("QED"),
         _ if start.starts_with(b"WithoutFreeSpace") || start.starts_with(b"WithouFreSpacExt") => {
             return other("Parallels");

@@ -3,6 +3,7 @@
 //!
 //! Must not know: repositories, images, terminals.
 
+mod appliance;
 pub mod blocks;
 mod cache;
 mod contents;
@@ -13,6 +14,7 @@ pub mod layout;
 mod mapped;
 mod neighbours;
 mod open;
+mod ovf;
 mod pages;
 pub mod qcow2;
 mod unpack;
@@ -21,6 +23,7 @@ pub mod vhd;
 pub mod vhdx;
 pub mod vmdk;
 
+pub use appliance::{Appliance, is_appliance, open_appliance};
 pub use contents::{Contents, Disk, Neighbours};
 pub use detect::detect;
 pub use error::DiskError;

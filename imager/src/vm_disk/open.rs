@@ -105,21 +105,30 @@ pub fn open(path: &Path, how: &How) -> Result<Opened> {
     let mut around = Surroundings::of_first(&family, path, format, how.format, how.follow);
     around.enter(OpenedFile { path: identity.path.clone(), ..opened });
     let disk = read_with(Box::new(file), format, &around, &family.cache).map_err(|error| error.of(path))?;
+    let read_only = identity.read_only;
+    let identity = Identity { read_only, ..identity::of_new_file(identity.path, disk.contents.size()) };
+    finish(disk, format, identity, family.files.into_inner(), family.notes.into_inner(), how)
+        .map_err(|error| error.of(path))
+}
+
+/// A disk that was opened as a source.
+pub(super) fn finish(
+    disk: Disk,
+    format: Format,
+    identity: Identity,
+    parts: Vec<OpenedFile>,
+    notes: Vec<String>,
+    how: &How,
+) -> std::result::Result<Opened, DiskError> {
     if disk.contents.size() == 0 {
-        return Err(Error::Usage(format!("the disk in {} has no bytes", path.display())));
+        return Err(DiskError::unsupported("the disk in it has no bytes"));
     }
-    let data = disk.contents.data_extents().map_err(|error| error.of(path))?;
+    let data = disk.contents.data_extents()?;
     let sector_size = disk.sector_size.or(how.sector_size);
     let sector = sector_size.unwrap_or(512);
-    let identity = Identity {
-        logical_sector: sector,
-        physical_sector: sector,
-        read_only: identity.read_only,
-        ..identity::of_new_file(identity.path, disk.contents.size())
-    };
-    let parts = family.files.into_inner();
+    let identity = Identity { logical_sector: sector, physical_sector: sector, ..identity };
     let files = parts.iter().map(|part| part.path.clone()).collect();
-    let notes = disk.notes.into_iter().chain(family.notes.into_inner()).collect();
+    let notes = disk.notes.into_iter().chain(notes).collect();
     let source = VmDisk { identity, sector_size, contents: disk.contents, data, parts };
     Ok(Opened { source: Box::new(source), format, files, notes })
 }

@@ -27,6 +27,8 @@ mod index;
 mod manifest;
 #[path = "../../fuzz/entries/pack.rs"]
 mod pack;
+#[path = "../../fuzz/entries/partclone.rs"]
+mod partclone;
 #[path = "../../fuzz/entries/table.rs"]
 mod table;
 #[path = "../../fuzz/entries/vm_disk.rs"]
@@ -84,6 +86,11 @@ fn pack_corpus() {
 }
 
 #[test]
+fn partclone_corpus() {
+    replay("partclone", partclone::run);
+}
+
+#[test]
 fn vm_disk_corpus() {
     replay("vm_disk", vm_disk::run);
 }
@@ -95,6 +102,43 @@ fn every_target_is_replayed() {
     for target in targets {
         assert!(source.contains(&format!("replay(\"{target}\"")), "the corpus of {target} is not replayed");
     }
+}
+
+/// Small images of every way that there is; the first byte says whose they are.
+#[test]
+#[ignore = "writes the corpus"]
+fn make_partclone_seeds() {
+    use crate::partclone_writer::{How, image};
+    let write =
+        |name: &str, kind: u8, bytes: &[u8]| fs::write(corpus("partclone").join(name), [&[kind], bytes].concat());
+    let used: Vec<bool> = (0..20).map(|number| number % 5 != 2).collect();
+    let volume: Vec<u8> = (0..20 * 64).map(|at| u8::try_from(at % 251).unwrap()).collect();
+    for (name, mode, reseed, stray) in [
+        ("none", 0, true, false),
+        ("crc32", 0x20, true, false),
+        ("crc32-running-on", 0x20, false, false),
+        ("xxh64", 0x30, true, false),
+        ("xxh3", 0x31, true, false),
+        ("version-1", 0xFF, false, false),
+        ("version-1-64bit", 0xFF, false, true),
+    ] {
+        write(name, 0, &image(&volume, 64, &used, How { mode, blocks_per_sum: 3, reseed, stray })).unwrap();
+    }
+    // Three clusters of eight, and the copy of the boot sector, which is shorter.
+    let mut ntfs = b"\0ntfsclone-image\x0a\x01".to_vec();
+    ntfs.extend(512u32.to_le_bytes());
+    ntfs.extend([8 * 512 + 300, 8, 3].iter().flat_map(|number: &u64| number.to_le_bytes()));
+    ntfs.extend(56u32.to_le_bytes());
+    ntfs.resize(56, 0);
+    for (gap, len) in [(0u64, 512), (2, 512), (0, 512), (3, 300)] {
+        if gap > 0 {
+            ntfs.push(0);
+            ntfs.extend(gap.to_le_bytes());
+        }
+        ntfs.push(1);
+        ntfs.extend(&volume[..len]);
+    }
+    write("ntfsclone", 1, &ntfs).unwrap();
 }
 
 /// The seeds are what they were made from: read as volumes, they show a file system with a map.

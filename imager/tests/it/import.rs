@@ -27,7 +27,7 @@ fn disk(dir: &Scratch, sector: u64) -> PathBuf {
 }
 
 fn latest(dir: &Scratch) -> Manifest {
-    let store = CrateStore::local(&dir.path("repository")).unwrap();
+    let store = CrateStore::local(dir.path("repository")).unwrap();
     let repository = Repository::open(Arc::new(store), || panic!("it has no password")).unwrap();
     repository.find_image("latest").unwrap().1
 }
@@ -180,4 +180,52 @@ fn damage_that_shows_first_while_reading_is_in_the_image() {
     let ran = imager.run(&["import", text(&file)]);
     assert_eq!(ran.code, 10, "{}", ran.err);
     assert!(ran.out.contains("could not be read"), "{}", ran.out);
+}
+
+/// An OVF descriptor of a machine with these disks.
+fn ovf(disks: &[&str]) -> String {
+    let files = disks.iter().map(|disk| format!(r#"<File ovf:href="{disk}" ovf:id="f-{disk}" ovf:size="1"/>"#));
+    let drives =
+        disks.iter().map(|disk| format!(r#"<Disk ovf:capacity="1" ovf:diskId="{disk}" ovf:fileRef="f-{disk}"/>"#));
+    format!(
+        r#"<?xml version="1.0"?><Envelope><References>{}</References><DiskSection>{}</DiskSection>
+        <VirtualSystem ovf:id="old server"><Info>x</Info></VirtualSystem></Envelope>"#,
+        files.rev().collect::<String>(),
+        drives.collect::<String>()
+    )
+}
+
+#[test]
+fn exported_machines_are_imported() {
+    let dir = Scratch::new();
+    let raw = disk(&dir, 512);
+    let other = sparse_file(&dir.path("data.raw"), 20 << 20);
+    write_at(&other, 1 << 20, &noise(3 << 20, 9));
+    convert(&raw, &dir.path("vm-disk1.vmdk"), "vmdk", &[], "subformat=streamOptimized");
+    convert(&other, &dir.path("vm-disk2.vmdk"), "vmdk", &[], "subformat=streamOptimized");
+    let names = ["vm-disk1.vmdk", "vm-disk2.vmdk"];
+    fs::write(dir.path("vm.ovf"), ovf(&names)).unwrap();
+    let ova = dir.path("vm.ova");
+    let tar = |files: &[&str]| {
+        let args = ["--format=ustar", "-cf", text(&ova), "-C", text(dir.root())];
+        run("tar", [&args[..], files].concat());
+    };
+    tar(&["vm.ovf", names[0], names[1]]);
+    let imager = Imager::init(&dir.path("repository"));
+    imager.ok(&["capture", text(&raw), text(&other)]);
+    let expected = roots(&latest(&dir));
+    for machine in [&ova, &dir.path("vm.ovf")] {
+        imager.ok(&["import", text(machine)]);
+        let manifest = latest(&dir);
+        assert!(roots(&manifest) == expected, "{}", machine.display());
+        assert_eq!((manifest.name.as_deref(), &*manifest.machine_id), (Some("old server"), "imported old server"));
+    }
+    assert!(imager.fails(2, &["capture", text(&ova)]).contains("`imager import` takes it"));
+    tar(&["vm.ovf", names[0]]);
+    assert!(imager.fails(4, &["import", text(&ova)]).contains("its disk vm-disk2.vmdk is not in it"));
+    fs::write(dir.path("vm.ovf"), ovf(&["../secret.vmdk"])).unwrap();
+    assert!(imager.fails(2, &["import", text(&dir.path("vm.ovf"))]).contains("not in its own directory"));
+    let bytes = content(&ova);
+    fs::write(&ova, &bytes[..bytes.len() / 2]).unwrap();
+    assert!(imager.fails(4, &["import", text(&ova)]).contains("it is cut off"));
 }

@@ -3,6 +3,8 @@
 
 mod bad_sectors;
 mod cli;
+mod clonezilla;
+mod clonezilla_odd;
 mod copy;
 mod cut_off;
 mod engine;
@@ -23,6 +25,7 @@ mod golden;
 mod hostile_repository;
 mod identity;
 mod import;
+mod partclone_writer;
 mod portions;
 mod power_loss;
 mod processes;

@@ -57,6 +57,8 @@ pub(crate) fn image(volume: &[u8], block_bytes: usize, used: &[bool], how: How) 
         bytes.extend(&bitmap);
         bytes.extend(CRC32.checksum(&bitmap).to_le_bytes());
     }
+    // Version 1 never begins anew, and an image has many blocks.
+    let mut of_first_bytes = CRC32.digest();
     let mut strip = Vec::new();
     let mut in_strip = 0;
     for (number, _) in used.iter().enumerate().filter(|(_, used)| **used) {
@@ -64,13 +66,18 @@ pub(crate) fn image(volume: &[u8], block_bytes: usize, used: &[bool], how: How) 
         let mut block = volume[start..volume.len().min(start + block_bytes)].to_vec();
         block.resize(block_bytes, 0);
         bytes.extend(&block);
-        strip.extend(if how.mode == 0xFF { vec![block[0]; block_bytes] } else { block });
-        in_strip += 1;
-        if in_strip == how.blocks_per_sum || how.mode == 0xFF {
-            bytes.extend(sum(how.mode, &strip));
+        if how.mode == 0xFF {
+            of_first_bytes.update(&vec![block[0]; block_bytes]);
+            bytes.extend(of_first_bytes.clone().finalize().to_le_bytes());
             bytes.extend([0xAB; 4].iter().take(if how.stray { 4 } else { 0 }));
+            continue;
+        }
+        strip.extend(block);
+        in_strip += 1;
+        if in_strip == how.blocks_per_sum {
+            bytes.extend(sum(how.mode, &strip));
             in_strip = 0;
-            if how.reseed && how.mode != 0xFF {
+            if how.reseed {
                 strip.clear();
             }
         }

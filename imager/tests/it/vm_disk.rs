@@ -17,6 +17,10 @@ fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
+pub(crate) fn index(number: u64) -> usize {
+    usize::try_from(number).unwrap()
+}
+
 /// A disk of `size` bytes with noise, text, written zeros and holes, in runs that no block size fits.
 fn raw_disk(dir: &Scratch, size: u64) -> PathBuf {
     let path = sparse_file(&dir.path("disk.raw"), size);
@@ -39,7 +43,7 @@ pub(crate) fn all_of(opened: &Opened) -> Vec<u8> {
     let mut random = Random::new(7);
     let mut at = 0;
     while at < bytes.len() {
-        let len = (1 + random.below(200_000) as usize).min(bytes.len() - at);
+        let len = (1 + index(random.below(200_000))).min(bytes.len() - at);
         disk.read_at(at as u64, &mut bytes[at..at + len]).unwrap();
         at += len;
     }
@@ -66,8 +70,8 @@ fn check(path: &Path, format: Format) -> Opened {
     }
     let mut random = Random::new(3);
     for _ in 0..300 {
-        let at = random.below(bytes.len() as u64) as usize;
-        let len = (random.below(9000) as usize).min(bytes.len() - at);
+        let at = index(random.below(bytes.len() as u64));
+        let len = index(random.below(9000)).min(bytes.len() - at);
         let mut part = vec![0xEE; len];
         disk.source.read_at(at as u64, &mut part).unwrap();
         assert!(part == bytes[at..at + len], "{}: {len} bytes at {at}", path.display());

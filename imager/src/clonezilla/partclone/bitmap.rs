@@ -110,20 +110,22 @@ impl Bitmap {
     /// The first run of set bits from bit `from` on, no longer than `len_max`: its first bit and its length.
     #[must_use]
     pub fn next_run(&self, from: u64, len_max: u64) -> Option<(u64, u64)> {
-        let first = self.find(from, false)?;
-        let end = self.find(first, true).unwrap_or(self.len);
-        Some((first, (end - first).min(len_max)))
+        let first = self.find(from, self.len, false)?;
+        // No further than asked for: who takes a long run in parts would look at all of it each time.
+        let limit = first.saturating_add(len_max).min(self.len);
+        let end = self.find(first, limit, true).unwrap_or(limit);
+        Some((first, end - first))
     }
 
-    /// The first bit from `from` on that is set, or clear.
-    fn find(&self, from: u64, is_clear: bool) -> Option<u64> {
+    /// The first bit from `from` on, and before `limit`, that is set, or clear.
+    fn find(&self, from: u64, limit: u64, is_clear: bool) -> Option<u64> {
         let mut at = from;
-        while at < self.len {
+        while at < limit {
             let word = if is_clear { !self.word(at / BITS) } else { self.word(at / BITS) };
             let rest = word >> (at % BITS);
             if rest != 0 {
                 let found = at + u64::from(rest.trailing_zeros());
-                return (found < self.len).then_some(found);
+                return (found < limit).then_some(found);
             }
             at = (at / BITS + 1) * BITS;
         }

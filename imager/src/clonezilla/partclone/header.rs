@@ -22,6 +22,8 @@ pub(super) static CRC32: Crc<u32, Table<16>> = Crc::<u32, Table<16>>::new(&CRC_3
 
 /// Blocks that an image may say it has: a bitmap of 2 GiB.
 const BLOCKS_MAX: u64 = 1 << 34;
+/// The same without a bitmap in the image, where no byte of the image stands behind the claim.
+const BLOCKS_WITHOUT_BITMAP_MAX: u64 = 1 << 30;
 /// The largest block that any file system has is half as large.
 const BLOCK_BYTES_MAX: u32 = 64 << 20;
 
@@ -128,7 +130,8 @@ impl Header {
                 format!("its header says that a block has {} bytes", header.block_bytes),
             ));
         }
-        if header.blocks == 0 || header.blocks > BLOCKS_MAX {
+        let blocks_max = if header.bitmap == BitmapForm::None { BLOCKS_WITHOUT_BITMAP_MAX } else { BLOCKS_MAX };
+        if header.blocks == 0 || header.blocks > blocks_max {
             return Err(ImageError::damaged(0, format!("its header says that there are {} blocks", header.blocks)));
         }
         Ok(header)
