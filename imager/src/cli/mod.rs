@@ -9,6 +9,7 @@ mod copy;
 mod draw;
 mod files;
 mod images;
+mod mount;
 mod open;
 mod restore;
 mod serve;
@@ -55,6 +56,7 @@ const JSON: &str = "With --json every line on standard output is an object with 
     plan, restored                   restore
     plan, copied                     copy, make-stick
     serving                          serve (one for each export)
+    mounted, unmounted               mount
     part                             ls (one for each partition)
     file                             ls, find (one for each file)
     copied_files                     cp
@@ -117,6 +119,8 @@ enum Command {
     Restore(restore::Restore),
     /// Serve an image's disks over NBD, to be read by virtual machines and others.
     Serve(serve::Serve),
+    /// Show an image as a directory: its disks, its partitions and their files.
+    Mount(mount::Mount),
     /// List files of an image, or its partitions.
     Ls(files::Ls),
     /// Copy single files and directories out of an image.
@@ -208,6 +212,7 @@ fn run(cli: Cli) -> Result<u8> {
         Command::Verify(args) => upkeep::verify(&global, &args),
         Command::Restore(args) => restore::restore(&global, args),
         Command::Serve(args) => serve::serve(&global, &args),
+        Command::Mount(args) => mount::mount(&global, &args),
         Command::Ls(args) => files::ls(&global, &args),
         Command::Cp(args) => files::cp(&global, &args),
         Command::Find(args) => files::find(&global, &args),

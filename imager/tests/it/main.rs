@@ -7,6 +7,7 @@ mod copy;
 mod cut_off;
 mod engine;
 mod faults;
+mod files;
 mod flips;
 mod fs_ext;
 mod fs_ext_damage;
