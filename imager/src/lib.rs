@@ -20,6 +20,7 @@ pub mod image_disk;
 pub mod layout;
 pub mod machine;
 pub mod memory;
+pub mod mount;
 pub mod nbd;
 mod parallel;
 pub mod process;

@@ -12,6 +12,7 @@ mod files;
 mod images;
 mod import;
 mod import_clonezilla;
+mod mount;
 mod open;
 mod restore;
 mod serve;
@@ -60,6 +61,7 @@ const JSON: &str = "With --json every line on standard output is an object with 
     plan, copied                     copy, make-stick
     serving                          serve (one for each export)
     exported                         export
+    mounted, unmounted               mount
     part                             ls (one for each partition)
     file                             ls, find (one for each file)
     copied_files                     cp
@@ -126,6 +128,8 @@ enum Command {
     Serve(serve::Serve),
     /// Write an image as a virtual machine: its disks in a format of virtual machines, and what starts them.
     Export(export::Export),
+    /// Show an image as a directory: its disks, its partitions and their files.
+    Mount(mount::Mount),
     /// List files of an image, or its partitions.
     Ls(files::Ls),
     /// Copy single files and directories out of an image.
@@ -219,6 +223,7 @@ fn run(cli: Cli) -> Result<u8> {
         Command::Restore(args) => restore::restore(&global, args),
         Command::Serve(args) => serve::serve(&global, &args),
         Command::Export(args) => export::export(&global, &args),
+        Command::Mount(args) => mount::mount(&global, &args),
         Command::Ls(args) => files::ls(&global, &args),
         Command::Cp(args) => files::cp(&global, &args),
         Command::Find(args) => files::find(&global, &args),

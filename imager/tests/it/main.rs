@@ -10,6 +10,7 @@ mod cut_off;
 mod engine;
 mod export;
 mod faults;
+mod files;
 mod flips;
 mod fs_ext;
 mod fs_ext_damage;

@@ -79,8 +79,10 @@ pub(in crate::fs) fn open(volume: Volume) -> Result<Arc<dyn FileSystem>, FsError
     Ok(Arc::new(NtfsFiles { volume, boot, table, root, description }))
 }
 
+/// The record's number, and as much of its sequence number as leaves the highest byte to those who show several
+/// file systems as one.
 fn node_id(reference: Reference) -> NodeId {
-    NodeId(reference.number | u64::from(reference.sequence) << 48)
+    NodeId(reference.number | u64::from(reference.sequence & 0xff) << 48)
 }
 
 /// Windows counts in units of 100 ns from 1601 on.
@@ -96,10 +98,10 @@ impl NtfsFiles {
     }
 
     fn record(&self, mft: &Mft<'_>, node: NodeId) -> Result<Record, FsError> {
-        let reference = Reference::from_raw(node.0);
-        let record = mft.record(reference.number)?;
-        if !record.is_meant_by(reference) || !record.is_base() {
-            let what = format!("file record {} is not of the file that is named", reference.number);
+        let number = node.0 & 0xFFFF_FFFF_FFFF;
+        let record = mft.record(number)?;
+        if !record.is_in_use() || node_id(record.reference()) != node || !record.is_base() {
+            let what = format!("file record {number} is not of the file that is named");
             return Err(FsError::corrupt(record.position, what));
         }
         Ok(record)
