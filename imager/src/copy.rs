@@ -107,6 +107,8 @@ pub fn copy(source: &dyn Source, plan: &Plan, options: &Options, progress: &Prog
     let Plan { layout, guard, patches, .. } = plan;
     let mut copied = Copied { warnings: layout.warnings.clone(), ..Copied::default() };
     guard.begin()?;
+    let target = guard.target();
+    progress.map_disks([(target.identity().path.clone(), target.size())]);
     progress.begin(Phase::Copying, layout.wanted_bytes());
     let blank = guard.target().is_blank();
     let bad = plan.for_each_job(progress, &|job, buf| match job {
@@ -202,6 +204,12 @@ impl Plan {
                             Job::Zero { region, extent } => (*region, extent.len),
                         };
                         Progress::add(&progress.done, len);
+                        let path = &self.guard.target().identity().path;
+                        let cover = |extent: Extent| progress.cover(path, self.on_disk(region, extent));
+                        match &job {
+                            Job::Read(job) => job.wanted.iter().copied().for_each(cover),
+                            Job::Zero { extent, .. } => cover(*extent),
+                        }
                         match (&mut *lock(&outcome), done) {
                             (Ok(all), Ok(bad)) => bad.iter().for_each(|bad| all.insert(self.on_disk(region, bad))),
                             (outcome @ Ok(_), Err(error)) => *outcome = Err(error),

@@ -177,6 +177,18 @@ pub(crate) struct Counts {
     pub stored: u64,
     /// The compression level.
     pub level: u64,
+    /// Where on each disk this phase has been; empty where that is not counted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub map: Vec<Map>,
+}
+
+/// Where on a disk the work has been.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Map {
+    /// The disk's path.
+    pub disk: String,
+    /// Digits from the disk's first byte to its last: 0 where nothing was done yet, 9 where everything was.
+    pub cells: String,
 }
 
 #[cfg(test)]

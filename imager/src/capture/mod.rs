@@ -147,6 +147,7 @@ fn capture_as(
         .map_err(|error| Error::Internal(format!("cannot start threads: {error}")))?;
     let shared =
         Arc::new(Shared::new(Arc::clone(repository), session.id, Arc::clone(progress), pool, options.pack_bytes));
+    progress.map_disks(disks.iter().map(|disk| (disk.source.identity().path.clone(), disk.layout.size)));
     progress.begin(Phase::Copying, disks.iter().map(|disk| disk.layout.wanted_bytes()).sum());
     let outcome = run(&shared, &disks, known, options, progress);
     // What was stored stays useful, however this ended.
@@ -364,7 +365,7 @@ fn read_disk(
 }
 
 enum Step {
-    Region(u64),
+    Region(Extent),
     Read(Receiver<Result<Arc<Segment>>>),
     Zero(Extent),
     End,
@@ -381,7 +382,7 @@ fn dispatch(
     progress: &Progress,
 ) {
     for (number, region) in disk.layout.regions.iter().enumerate() {
-        let mut sent = steps.send(Step::Region(region.place.len)).is_ok();
+        let mut sent = steps.send(Step::Region(region.place)).is_ok();
         for job in jobs_of_region(&disk.layout, number, &disk.data) {
             if progress.is_stopped() || shared.has_failed() {
                 return;
@@ -414,11 +415,17 @@ fn cut(
 ) -> Result<ExtentSet> {
     let mut chunker = Chunker::new(shared.repository.config().chunks);
     let mut unreadable = ExtentSet::new();
+    let path = &disk.source.identity().path;
+    let mut region_start = 0;
     let ended = |_| Error::Internal("the storing thread ended early".into());
     for step in steps {
         match step {
-            Step::Region(len) => batches.send(Batch::Region(len)).map_err(ended)?,
+            Step::Region(place) => {
+                region_start = place.start;
+                batches.send(Batch::Region(place.len)).map_err(ended)?;
+            }
             Step::Zero(extent) => {
+                progress.cover(path, Extent::new(region_start + extent.start, extent.len));
                 chunker.push_zero(extent);
                 continue;
             }
@@ -426,9 +433,12 @@ fn cut(
                 let segment = pending.recv().map_err(|_| Error::Internal("a reading thread ended early".into()))??;
                 for bad in segment.bad.iter() {
                     let place = Extent::new(segment.job.region_start + bad.start, bad.len);
-                    let path = disk.source.identity().path.display();
+                    let path = path.display();
                     progress.say(format!("{path}: {} bytes at byte {} cannot be read", place.len, place.start));
                     unreadable.insert(place);
+                }
+                for wanted in &segment.job.wanted {
+                    progress.cover(path, Extent::new(segment.job.region_start + wanted.start, wanted.len));
                 }
                 chunker.push(&segment);
             }

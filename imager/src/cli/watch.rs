@@ -118,12 +118,17 @@ impl State {
         if json {
             if self.told.elapsed() >= Duration::from_secs(1) {
                 self.told = Instant::now();
-                print_json(&serde_json::json!({
+                let mut line = serde_json::json!({
                     "type": "progress", "job": verb, "phase": word, "done": done, "total": total,
                     "bytes_per_second": rate, "seconds_left": left.map(|left| left.as_secs()),
                     "zero": load(&progress.zero), "known": load(&progress.known), "new": load(&progress.new),
                     "stored": load(&progress.stored), "level": load(&progress.level),
-                }));
+                });
+                let covered = progress.covered();
+                if let (false, Some(line)) = (covered.is_empty(), line.as_object_mut()) {
+                    line.insert("map".to_owned(), serde_json::json!(covered));
+                }
+                print_json(&line);
             }
             return;
         }

@@ -42,6 +42,7 @@ pub(super) fn differing(
                 kept.push(*want);
             }
             Progress::add(&progress.done, want.len.into());
+            progress.cover(&target.identity().path, Extent::new(want.place - base, want.len.into()));
         }
         Ok(())
     })
@@ -71,6 +72,7 @@ pub(super) fn not_zero(target: &dyn Target, zeros: &ExtentSet, progress: &Progre
             kept.push(extent);
         }
         Progress::add(&progress.done, extent.len);
+        progress.cover(&target.identity().path, extent);
         Ok(())
     })?;
     Ok(found.into_iter().collect())

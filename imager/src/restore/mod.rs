@@ -170,6 +170,7 @@ pub fn restore(repository: &Arc<Repository>, plan: Plan, options: &Options, prog
             portions.missing
         )));
     }
+    progress.map_disks(disks.iter().map(|disk| (disk.target().identity().path.clone(), disk.target().size())));
     let mut restored = Restored::default();
     let differs = match options.changed_only {
         ChangedOnly::Yes => Some(find_differing(repository, &disks, &portions, &mut restored, progress)?),
@@ -334,6 +335,7 @@ impl Writer<'_> {
             return Err(Error::Internal("a place on no target".into()));
         };
         disk.guard.write(place - disk.base, bytes)?;
+        self.progress.cover(&disk.target().identity().path, Extent::new(place - disk.base, bytes.len() as u64));
         Progress::add(&self.progress.done, bytes.len() as u64);
         Progress::add(&self.progress.new, bytes.len() as u64);
         Ok(())
@@ -488,6 +490,7 @@ impl DiskPlan {
         for extent in places.iter() {
             progress.check()?;
             self.guard.zero(extent)?;
+            progress.cover(&self.target().identity().path, extent);
         }
         Ok(())
     }

@@ -5,9 +5,9 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use ratatui::text::Span;
 
-use crate::job::{Counts, Kind, Request, State, Status};
+use crate::job::{Counts, Kind, Map, Request, State, Status};
 use crate::ui::disk_map::share;
-use crate::ui::page::{Page, cut, fit, fit_right, plain};
+use crate::ui::page::{Page, cut, fit, fit_right, plain, width_of};
 use crate::ui::state::{Effect, Effects, Key, KeyHint, Move, Question, Screen, World};
 use crate::ui::theme::{Role, Theme};
 
@@ -35,6 +35,9 @@ impl Screen for Progress {
         p: pause, and go on\n\
         c: cancel, after a question. A cancelled backup keeps what it stored: the next one goes on from there. A \
         cancelled restore leaves a disk that does not start.\n\n\
+        The map\n\
+        Each disk from its first byte to its last, darker the more of a place was read or written. What is not in use stays \
+        empty. A restore writes in the order in which things were stored, not in that of the disk.\n\n\
         The words\n\
         zeros: blocks of nothing but zeros, which are never stored\n\
         known: what the repository had already, from this machine or another\n\
@@ -134,7 +137,11 @@ fn draw_job(page: &mut Page, theme: Theme, job: &Status, height: usize) {
     ]);
     page.gap();
     let rows = map_rows(width, height);
-    map(page, theme, &counts, rows);
+    if counts.map.is_empty() || counts.map.len() > MAPS_MAX {
+        bar(page, theme, &counts, rows);
+    } else {
+        maps(page, theme, &counts.map, rows);
+    }
     legend(page, theme, job.kind, &counts);
     page.gap();
     figures(page, theme, job, &counts);
@@ -159,8 +166,51 @@ fn map_rows(width: usize, height: usize) -> usize {
     if width < 20 { 1 } else { (height / 8).clamp(2, 10) }
 }
 
-/// The work as a map that fills up from its first byte to its last.
-fn map(page: &mut Page, theme: Theme, counts: &Counts, rows: usize) {
+/// Of more disks than these, a screen has no room for the maps.
+const MAPS_MAX: usize = 6;
+
+/// Each disk from its first byte to its last, filling where the work has been.
+fn maps(page: &mut Page, theme: Theme, maps: &[Map], rows: usize) {
+    let rows = (rows / maps.len().max(1)).max(1);
+    // One disk needs no name.
+    let names: Vec<String> = maps.iter().map(|map| plain(map.disk.rsplit('/').next().unwrap_or_default())).collect();
+    let lead = if maps.len() > 1 { names.iter().map(|name| width_of(name)).max().unwrap_or(0).min(12) + 1 } else { 0 };
+    let width = page.width().saturating_sub(2 + lead).max(1);
+    for (number, (map, name)) in maps.iter().zip(&names).enumerate() {
+        let shades = shades(&map.cells, width * rows);
+        for (row, line) in shades.chunks(width).enumerate() {
+            let mut spans =
+                vec![theme.span(Role::Text, fit(if row == 0 { name } else { "" }, lead)), theme.span(Role::Dim, "│")];
+            for run in line.chunk_by(|a, b| a == b) {
+                let role = if run.first() == Some(&'·') { Role::Dim } else { Role::Part(number) };
+                spans.push(theme.span(role, run.iter().collect::<String>()));
+            }
+            spans.push(theme.span(Role::Dim, "│"));
+            page.line(spans);
+        }
+    }
+}
+
+/// The cells as so many columns: the fuller, the darker; anything is more than nothing.
+fn shades(cells: &str, columns: usize) -> Vec<char> {
+    let cells = cells.as_bytes();
+    let level = |cell: &u8| usize::from(cell.saturating_sub(b'0').min(9));
+    let place = |column: usize| column.saturating_mul(cells.len()) / columns.max(1);
+    let shade = |column: usize| {
+        let (first, end) = (place(column), place(column + 1).max(place(column) + 1));
+        let here = cells.get(first..end.min(cells.len())).unwrap_or_default();
+        match here.iter().map(level).sum::<usize>().div_ceil(here.len().max(1)) {
+            0 => '·',
+            1..=3 => '░',
+            4..=7 => '▒',
+            _ => '█',
+        }
+    };
+    (0..columns).map(shade).collect()
+}
+
+/// The work as a bar that fills up, where nobody knows where it is.
+fn bar(page: &mut Page, theme: Theme, counts: &Counts, rows: usize) {
     let width = page.width().saturating_sub(2).max(1);
     let cells = width * rows;
     let filled = if counts.done == 0 { 0 } else { share(counts.done, counts.total, cells) };
@@ -291,5 +341,21 @@ fn graph(page: &mut Page, theme: Theme, rates: &[u64], rows: usize) {
             theme.span(Role::Dim, "│"),
             theme.span(Role::Good, line),
         ]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shades_are_where_the_work_was() {
+        let text = |cells: &str, columns| shades(cells, columns).into_iter().collect::<String>();
+        assert_eq!(text("0019", 4), "··░█");
+        assert_eq!(text("0019", 2), "·▒");
+        assert_eq!(text("09", 6), "···███");
+        assert_eq!(text("", 3), "···");
+        assert_eq!(text("é", 2), "██", "nonsense is no reason to fail");
+        assert_eq!(text("5", 0), "");
     }
 }

@@ -9,7 +9,7 @@ use imager::machine::{Firmware, Machine, Nic};
 use imager::repo::manifest::Manifest;
 use serde_json::{Value, json};
 
-use crate::job::{Counts, Kind, State, Status};
+use crate::job::{Counts, Kind, Map, State, Status};
 use crate::places;
 use crate::ui::facts::{Card, Content, Disk, Hold, Image, Looked, Opened, Part, Picture, Place};
 
@@ -260,6 +260,20 @@ pub(super) fn opened() -> Opened {
     Opened { images, damaged: 0 }
 }
 
+/// A capture reads in the order of the disk, a restore writes in that of the repository.
+fn maps(kind: Kind) -> Vec<Map> {
+    let cells = |digit: &dyn Fn(usize) -> usize| (0..1024).map(|cell| digit(cell).to_string()).collect();
+    let map = |disk: &str, cells| Map { disk: disk.into(), cells };
+    match kind {
+        Kind::Capture => vec![
+            map("/dev/nvme0n1", cells(&|cell| if cell < 300 { 9 } else { 0 })),
+            map("/dev/sda", cells(&|cell| if cell < 100 { 9 } else { cell % 97 / 40 * usize::from(cell < 500) })),
+        ],
+        Kind::Restore => vec![map("/dev/sdb", cells(&|cell| cell * 7 % 23 / 3 * usize::from(cell / 64 % 3 == 1)))],
+        Kind::Verify | Kind::Clone => Vec::new(),
+    }
+}
+
 pub(super) fn status(kind: Kind, state: State) -> Status {
     let (title, says) = match kind {
         Kind::Capture => ("Back up 2 disks to /run/lifeboat/places/sdc1/lifeboat", "back up /dev/nvme0n1, /dev/sda"),
@@ -290,6 +304,7 @@ pub(super) fn status(kind: Kind, state: State) -> Status {
             new: 20 * GIB,
             stored: 8 * GIB,
             level: 3,
+            map: maps(kind),
         }),
         rates,
         messages: vec![

@@ -4,10 +4,16 @@
 
 #![forbid(unsafe_code)]
 
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+mod map;
 
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock};
+
+use self::map::DiskMap;
+pub use self::map::{CELLS, Covered};
 use crate::error::{Error, Result};
+use crate::extent::Extent;
 
 /// What is being done right now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +58,7 @@ pub struct Progress {
     pub stored: AtomicU64,
     /// The compression level in use.
     pub level: AtomicU64,
+    maps: OnceLock<Vec<DiskMap>>,
     phase: Mutex<Option<Phase>>,
     messages: Mutex<Vec<String>>,
     stop: AtomicBool,
@@ -73,7 +80,34 @@ impl Progress {
     pub fn begin(&self, phase: Phase, total: u64) {
         self.done.store(0, Ordering::Relaxed);
         self.total.store(total, Ordering::Relaxed);
+        // At the end it shows what was done.
+        if phase != Phase::Finishing {
+            self.maps.get().into_iter().flatten().for_each(DiskMap::clear);
+        }
         *lock(&self.phase) = Some(phase);
+    }
+
+    /// From now on it is counted where on these disks, of so many bytes, the work is. Only the first call counts.
+    pub fn map_disks(&self, disks: impl IntoIterator<Item = (PathBuf, u64)>) {
+        self.maps.get_or_init(|| disks.into_iter().map(|(path, size)| DiskMap::new(path, size)).collect());
+    }
+
+    /// These bytes of the disk at `path` were handled in this phase; nothing for a disk that has no map.
+    pub fn cover(&self, path: &Path, extent: Extent) {
+        if let Some(map) = self.maps.get().into_iter().flatten().find(|map| map.is_of(path)) {
+            map.cover(extent);
+        }
+    }
+
+    /// Where on each disk the present phase has been; empty before it has been anywhere.
+    #[must_use]
+    pub fn covered(&self) -> Vec<Covered> {
+        let maps = self.maps.get().map(Vec::as_slice).unwrap_or_default();
+        let covered: Vec<Option<Covered>> = maps.iter().map(DiskMap::covered).collect();
+        if covered.iter().all(Option::is_none) {
+            return Vec::new();
+        }
+        maps.iter().zip(covered).map(|(map, covered)| covered.unwrap_or_else(|| map.empty())).collect()
     }
 
     /// The phase, once there is one.
