@@ -27,6 +27,7 @@ pub(crate) const TESTS: &[&str] = &[
     "ovmf",
     "partclone",
     "python3",
+    "python3-libvhdi",
     "python3-pip",
     "qemu-system-x86",
     "qemu-utils",

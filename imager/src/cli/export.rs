@@ -1,6 +1,7 @@
 //! `imager export`.
 
 use std::io::{IsTerminal, Write};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Instant;
@@ -132,6 +133,9 @@ pub(super) fn export(global: &Global, args: &Export) -> Result<u8> {
     let macs = if args.keep_macs { Macs::Keep } else { Macs::New };
     if args.output == Path::new("-") {
         return to_pipe(global, kind, &options, &image, &disks, macs);
+    }
+    if std::fs::metadata(&args.output).is_ok_and(|found| found.file_type().is_block_device()) {
+        return Err(Error::refused(&args.output, "it is a block device; `imager restore` writes disks onto those"));
     }
     check_file(&args.output, image.repository.store().local_directory().as_deref())?;
     let watch = Watch::start(global, "export")?;

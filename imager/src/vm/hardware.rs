@@ -212,7 +212,7 @@ impl Hardware {
         if is_encrypted(manifest, "LUKS") {
             warnings.push("LUKS asks for its password, also where a TPM or a key server gave it before".into());
         }
-        if boot.is_some_and(|disk| disk.sector_size != 512) && self.firmware == Firmware::Bios {
+        if boot.is_some_and(|disk| disk.sector_size != 512 && starts_by_bios(disk)) && self.firmware == Firmware::Bios {
             warnings.push("a BIOS does not start from a disk with sectors of 4,096 bytes".into());
         }
         warnings
