@@ -77,6 +77,7 @@ pub(crate) const SUBJECTS: &[Subject] = &[
     Subject { name: "second machine", reference: "imager", heat_mib: 3072, contenders: SECOND_MACHINE },
     Subject { name: "restore to a file", reference: "imager", heat_mib: 7168, contenders: RESTORE_TO_FILE },
     Subject { name: "restore to a device", reference: "imager", heat_mib: 7168, contenders: RESTORE_TO_DEVICE },
+    Subject { name: "export to qcow2", reference: "imager restore to a file", heat_mib: 7168, contenders: EXPORT },
     Subject { name: "verify", reference: "imager", heat_mib: 3072, contenders: VERIFY },
     Subject { name: "1 TiB with 1 GiB used", reference: "imager", heat_mib: 3072, contenders: HUGE },
 ];
@@ -342,6 +343,53 @@ const RESTORE_TO_DEVICE: &[Contender] = &[
         counts: Counts::Allocated,
         after: "detach_target",
         check: "same_as_disk",
+    },
+];
+
+const EXPORT: &[Contender] = &[
+    Contender {
+        tool: "imager restore to a file",
+        needs: &["imager"],
+        before: "no_target",
+        warm: "warm_folder $WORK/imager",
+        command: "$IMAGER restore latest --repo $WORK/imager --to $WORK/target.img",
+        result: "target.img",
+        counts: Counts::Allocated,
+        after: "no_target",
+        ..NOTHING
+    },
+    Contender {
+        tool: "imager",
+        needs: &["imager"],
+        before: "rm -f $WORK/target.qcow2",
+        warm: "warm_folder $WORK/imager",
+        command: "$IMAGER export latest --repo $WORK/imager --disks-only -o $WORK/target.qcow2",
+        result: "target.qcow2",
+        counts: Counts::Allocated,
+        after: "rm -f $WORK/target.qcow2",
+        ..NOTHING
+    },
+    Contender {
+        tool: "imager --compress",
+        needs: &["imager"],
+        before: "rm -f $WORK/target.qcow2",
+        warm: "warm_folder $WORK/imager",
+        command: "$IMAGER export latest --repo $WORK/imager --disks-only --compress -o $WORK/target.qcow2",
+        result: "target.qcow2",
+        counts: Counts::Allocated,
+        after: "rm -f $WORK/target.qcow2",
+        ..NOTHING
+    },
+    Contender {
+        tool: "qemu-img",
+        needs: &["qcow2"],
+        before: "rm -f $WORK/target.qcow2",
+        warm: "warm $WORK/qcow2",
+        command: "qemu-img convert -m 16 -W -O qcow2 $WORK/qcow2 $WORK/target.qcow2",
+        result: "target.qcow2",
+        counts: Counts::Allocated,
+        after: "rm -f $WORK/target.qcow2",
+        ..NOTHING
     },
 ];
 
