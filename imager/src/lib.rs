@@ -7,6 +7,7 @@ pub mod bulk;
 pub mod capture;
 pub mod cli;
 pub mod clock;
+pub mod clone;
 pub mod copy;
 pub mod diff;
 pub mod disk;

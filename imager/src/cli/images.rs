@@ -7,6 +7,8 @@ use jiff::tz::TimeZone;
 use super::draw::{Drawing, DrawnVolume, bar, partitions, plain, table};
 use super::{Global, count, open, print_json};
 use crate::error::{Error, Result};
+use crate::repo::Repository;
+use crate::repo::clones::CloneId;
 use crate::repo::index::with_fresh_index;
 use crate::repo::manifest::{DiskImage, ImageId, Manifest};
 use crate::retention::Policy;
@@ -37,12 +39,12 @@ pub(super) struct Forget {
 }
 
 /// Local time, to the minute.
-fn when(time: Timestamp) -> String {
+pub(super) fn when(time: Timestamp) -> String {
     time.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M").to_string()
 }
 
 /// Enough of an id to tell images apart.
-fn short_id(id: ImageId) -> String {
+pub(super) fn short_id(id: ImageId) -> String {
     id.to_string().chars().take(8).collect()
 }
 
@@ -153,6 +155,38 @@ pub(super) fn diff(global: &Global, old: &str, new: &str) -> Result<u8> {
     Ok(0)
 }
 
+/// Takes images out of `forgotten` that linked clones need, with one of the clones of each. What was named rather than
+/// found by a rule is not passed over in silence.
+///
+/// # Errors
+/// [`Error::Busy`] for a named image; damage that keeps what a clone needs from being known.
+fn keep_what_clones_need(
+    repository: &Repository,
+    forgotten: &mut Vec<(ImageId, Manifest)>,
+    policy: Policy,
+) -> Result<Vec<(ImageId, CloneId)>> {
+    let clones = repository.clones()?;
+    if let Some((id, error)) = clones.unreadable.into_iter().next() {
+        return Err(error.midway(format!(
+            "nobody knows which image that linked clone needs, so none is forgotten; if the clone is not needed, `imager clone --release {id}`"
+        )));
+    }
+    let mut kept = Vec::new();
+    for (image, _) in forgotten.iter() {
+        let Some((id, record)) = clones.found.iter().find(|(_, record)| record.image == *image) else { continue };
+        if policy.is_empty() {
+            return Err(Error::Busy(format!(
+                "the image {} is needed by the linked clone {id}, {}: nothing was forgotten. `imager clone --release {id}` lets it go, and that clone can then not be started any more",
+                short_id(*image),
+                plain(&record.place())
+            )));
+        }
+        kept.push((*image, *id));
+    }
+    forgotten.retain(|(image, _)| !kept.iter().any(|(id, _)| id == image));
+    Ok(kept)
+}
+
 pub(super) fn forget(global: &Global, args: &Forget) -> Result<u8> {
     let policy =
         Policy { last: args.keep_last, daily: args.keep_daily, weekly: args.keep_weekly, monthly: args.keep_monthly };
@@ -178,6 +212,14 @@ pub(super) fn forget(global: &Global, args: &Forget) -> Result<u8> {
             images.iter().map(|(id, manifest)| (manifest.machine_id.clone(), *id, manifest.created)).collect();
         let ids = policy.forgets(&facts, &TimeZone::system());
         forgotten.extend(images.into_iter().filter(|(id, _)| ids.contains(id)));
+    }
+    let kept = keep_what_clones_need(&repository, &mut forgotten, policy)?;
+    for (id, clone) in &kept {
+        if global.json {
+            print_json(&serde_json::json!({ "type": "kept", "image": id.to_string(), "clone": clone.to_string() }));
+        } else {
+            println!("kept {}: the linked clone {clone} needs it (`imager clone --list`)", short_id(*id));
+        }
     }
     for (id, manifest) in &forgotten {
         if !args.dry_run {

@@ -4,6 +4,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "it is the command line")]
 
 mod capture;
+mod clone;
 mod confirm;
 mod copy;
 mod draw;
@@ -54,7 +55,8 @@ const JSON: &str = "With --json every line on standard output is an object with 
     plan, restored                   restore
     plan, copied                     copy, make-stick
     serving                          serve (one for each export)
-    forgotten                        forget (one for each)
+    linked, clone, released          clone
+    forgotten, kept                  forget (one for each)
     pruned                           prune
     key, key_removed                 key
     error                            whatever went wrong, with its exit code
@@ -113,6 +115,8 @@ enum Command {
     Restore(restore::Restore),
     /// Serve an image's disks over NBD, to be read by virtual machines and others.
     Serve(serve::Serve),
+    /// Make a virtual machine's disk of an image at once: one that holds only its changes.
+    Clone(clone::CloneArgs),
     /// Copy one disk onto another, without a repository.
     Copy(copy::Copy),
     /// Write a bootable stick that also has room for backups.
@@ -198,6 +202,7 @@ fn run(cli: Cli) -> Result<u8> {
         Command::Verify(args) => upkeep::verify(&global, &args),
         Command::Restore(args) => restore::restore(&global, args),
         Command::Serve(args) => serve::serve(&global, &args),
+        Command::Clone(args) => clone::clone(&global, &args),
         Command::Copy(args) => copy::copy(&global, &args),
         Command::MakeStick(args) => copy::make_stick(&global, &args),
         Command::Forget(args) => images::forget(&global, &args),

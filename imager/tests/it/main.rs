@@ -3,6 +3,7 @@
 
 mod bad_sectors;
 mod cli;
+mod clone;
 mod copy;
 mod cut_off;
 mod engine;
