@@ -40,6 +40,26 @@ pub struct Machine {
     pub nics: Vec<Nic>,
 }
 
+impl Machine {
+    /// A machine of which nothing is known but how its disks boot.
+    #[must_use]
+    pub fn unknown(firmware: Firmware) -> Self {
+        Self {
+            vendor: None,
+            product: None,
+            serial: None,
+            uuid: None,
+            firmware,
+            secure_boot: None,
+            memory: 0,
+            cpus: 1,
+            cpu_model: None,
+            hostname: None,
+            nics: Vec::new(),
+        }
+    }
+}
+
 /// What a machine was booted by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -61,6 +61,17 @@ pub struct Options {
     pub verify: Verify,
     /// What of the sources is in use while they are read; kept in the manifest as warnings.
     pub live: Vec<String>,
+    /// Whose disks they are, when they are not this machine's.
+    pub owner: Option<Owner>,
+}
+
+/// The machine that disks belong to, as far as it is known.
+#[derive(Clone, Debug)]
+pub struct Owner {
+    /// What is known of it.
+    pub machine: Machine,
+    /// A name that its next image will have, too: what `forget` counts images by.
+    pub id: String,
 }
 
 /// How an image is verified at the end of its capture.
@@ -147,8 +158,8 @@ fn capture_as(
         tool: format!("imager {}", env!("CARGO_PKG_VERSION")),
         created,
         finished: Timestamp::now(),
-        machine_id: machine_id(),
-        machine,
+        machine_id: options.owner.as_ref().map_or_else(machine_id, |owner| owner.id.clone()),
+        machine: options.owner.as_ref().map_or(machine, |owner| owner.machine.clone()),
         stats: outcome.stats(progress),
         disks: disks.iter().zip(outcome.disks).map(|(disk, read)| disk.to_image(read, options)).collect(),
     };

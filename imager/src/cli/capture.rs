@@ -1,4 +1,4 @@
-//! `imager inspect` and `imager capture`.
+//! `imager inspect` and `imager capture`; what `imager import` shares with them.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,31 +9,67 @@ use clap::Args;
 use super::draw::{Drawing, DrawnVolume, bar, partitions, plain};
 use super::watch::Watch;
 use super::{Global, Spare, open, parse_memory, print_json};
-use crate::capture::{self, Level, Options, Verify};
+use crate::capture::{self, Level, Options, Owner, Verify};
 use crate::disk::identity;
-use crate::disk::source::{Source, SourceDisk};
+use crate::disk::source::Source;
 use crate::error::{Error, Result};
 use crate::layout::{self, Layout, Wanted};
 use crate::memory::Budget;
 use crate::units::{duration, size};
+use crate::vm_disk::{self, Follow, Format, How};
 
 #[derive(Args)]
 pub(super) struct Inspect {
     /// A block device or a disk-image file.
     disk: PathBuf,
-    /// Size of a sector in bytes, for a disk-image file whose table does not tell.
+    #[command(flatten)]
+    files: DiskFiles,
+}
+
+/// How files are read as disks.
+#[derive(Args)]
+pub(super) struct DiskFiles {
+    /// What the disk-image files are: raw, qcow2, vmdk, vhdx, vhd, vdi. [default: what their content says]
+    #[arg(long, value_name = "FORMAT")]
+    format: Option<Format>,
+    /// Also read the files outside of its own directory that a disk-image file names as parts of the disk.
+    #[arg(long)]
+    follow_backing: bool,
+    /// Size of a sector in bytes, for disk-image files whose table does not tell.
     #[arg(long, value_name = "BYTES", value_parser = ["512", "4096"])]
     sector_size: Option<String>,
 }
 
+impl DiskFiles {
+    pub(super) fn how(&self) -> How {
+        How {
+            format: self.format,
+            follow: if self.follow_backing { Follow::Anywhere } else { Follow::SameDirectory },
+            sector_size: self.sector_size.as_ref().and_then(|text| text.parse().ok()),
+        }
+    }
+}
+
 #[derive(Args)]
 pub(super) struct Capture {
-    /// Block devices or disk-image files: all disks of one machine.
+    /// Block devices or disk-image files (raw, qcow2, vmdk, vhdx, vhd, vdi): all disks of one machine.
     #[arg(required = true, value_name = "SOURCE")]
     sources: Vec<PathBuf>,
+    #[command(flatten)]
+    take: Take,
+    /// Capture disks that are mounted for writing all the same. Such an image may mix old and new blocks.
+    #[arg(long)]
+    live: bool,
+    #[command(flatten)]
+    files: DiskFiles,
+}
+
+/// What becomes of the disks: what `capture` and `import` have in common.
+#[derive(Args)]
+pub(super) struct Take {
     /// A name for the image. Several may have the same.
     #[arg(long, value_parser = parse_name)]
-    name: Option<String>,
+    pub name: Option<String>,
     /// A note that is kept with it.
     #[arg(long, value_name = "TEXT")]
     note: Option<String>,
@@ -49,12 +85,6 @@ pub(super) struct Capture {
     /// Leave out the content of such files; restored, they are zeros.
     #[arg(long, value_enum, value_name = "KIND")]
     leave_out: Vec<Spare>,
-    /// Capture disks that are mounted for writing all the same. Such an image may mix old and new blocks.
-    #[arg(long)]
-    live: bool,
-    /// Size of a sector in bytes, for disk-image files whose table does not tell.
-    #[arg(long, value_name = "BYTES", value_parser = ["512", "4096"])]
-    sector_size: Option<String>,
     /// Do not check the seals of what was stored.
     #[arg(long, conflicts_with = "verify_data")]
     no_verify: bool,
@@ -82,10 +112,6 @@ fn parse_name(text: &str) -> std::result::Result<String, String> {
     }
 }
 
-fn parse_sector(text: Option<&String>) -> Option<u32> {
-    text.and_then(|text| text.parse().ok())
-}
-
 /// A layout as the drawings want it.
 fn drawing(layout: &Layout) -> Drawing<'_> {
     let volumes = layout.volumes.iter().map(|volume| DrawnVolume {
@@ -101,10 +127,10 @@ fn drawing(layout: &Layout) -> Drawing<'_> {
 }
 
 pub(super) fn inspect(global: &Global, args: &Inspect) -> Result<u8> {
-    let mut source = SourceDisk::open(&args.disk)?;
-    source.set_sector_size(parse_sector(args.sector_size.as_ref()));
+    let opened = vm_disk::open(&args.disk, &args.files.how())?;
+    let source = &*opened.source;
     let layout =
-        layout::read(&source, source.sector_size(), &Wanted::default()).map_err(Error::io("read", &args.disk))?;
+        layout::read(source, source.sector_size(), &Wanted::default()).map_err(Error::io("read", &args.disk))?;
     let identity = source.identity();
     if global.json {
         let volumes: Vec<_> = layout
@@ -122,12 +148,16 @@ pub(super) fn inspect(global: &Global, args: &Inspect) -> Result<u8> {
             })
             .collect();
         print_json(&serde_json::json!({
-            "type": "disk", "identity": identity, "table": layout.table, "volumes": volumes,
+            "type": "disk", "identity": identity, "format": opened.format.name(), "files": opened.files,
+            "notes": opened.notes, "table": layout.table, "volumes": volumes,
             "wanted": layout.wanted_bytes(), "warnings": layout.warnings,
         }));
         return Ok(0);
     }
     println!("{identity}: {}, sectors of {} bytes", size(identity.size), layout.table.sector_size);
+    for note in opened.words() {
+        println!("  {}", plain(&note));
+    }
     println!("{}", bar(&drawing(&layout)));
     print!("{}", partitions(&drawing(&layout)));
     for warning in &layout.warnings {
@@ -141,37 +171,48 @@ pub(super) fn inspect(global: &Global, args: &Inspect) -> Result<u8> {
 pub(super) struct OpenedSources {
     pub sources: Vec<Box<dyn Source>>,
     pub in_use: Vec<String>,
+    /// What the disk-image files are, in words.
+    pub notes: Vec<String>,
 }
 
 /// Opens what is to be read, and says what of it is in use. That is refused unless `live` was asked for.
 ///
 /// # Errors
-/// [`Error::Io`], [`Error::Usage`].
-pub(super) fn open_sources(paths: &[PathBuf], sector_size: Option<&String>, live: bool) -> Result<OpenedSources> {
-    let mut sources: Vec<Box<dyn Source>> = Vec::new();
-    let mut in_use = Vec::new();
+/// [`Error::Io`], [`Error::Usage`], [`Error::Damaged`].
+pub(super) fn open_sources(paths: &[PathBuf], how: &How, live: bool) -> Result<OpenedSources> {
+    let mut opened = OpenedSources { sources: Vec::new(), in_use: Vec::new(), notes: Vec::new() };
     for path in paths {
-        let mut source = SourceDisk::open(path)?;
-        if sources.iter().any(|other| other.identity().path == source.identity().path) {
+        let file = vm_disk::open(path, how)?;
+        opened.notes.extend(file.words());
+        let source = file.source;
+        if opened.sources.iter().any(|other| other.identity().path == source.identity().path) {
             return Err(Error::Usage(format!("{} is named twice", path.display())));
         }
-        in_use.extend(mounted_for_writing(path)?);
-        source.set_sector_size(parse_sector(sector_size));
-        sources.push(Box::new(source));
+        opened.in_use.extend(mounted_for_writing(path)?);
+        opened.sources.push(source);
     }
-    match in_use.first() {
+    match opened.in_use.first() {
         Some(first) if !live => Err(Error::Usage(format!(
             "{first}: an image of it may mix old and new blocks. Unmount it, or remount it read-only; --live captures it all the same"
         ))),
-        _ => Ok(OpenedSources { sources, in_use }),
+        _ => Ok(opened),
     }
 }
 
 pub(super) fn capture(global: &Global, args: Capture) -> Result<u8> {
-    let OpenedSources { sources, in_use: live } = open_sources(&args.sources, args.sector_size.as_ref(), args.live)?;
+    let opened = open_sources(&args.sources, &args.files.how(), args.live)?;
+    take(global, &opened, args.take, None)
+}
+
+/// Takes an image of disks that were opened; `of` is the machine that they are of, when it is not this one.
+pub(super) fn take(global: &Global, opened: &OpenedSources, args: Take, of: Option<Owner>) -> Result<u8> {
+    let OpenedSources { sources, in_use: live, notes } = opened;
     let repository = open::repository(global)?;
     let watch = Watch::start(global, "capture")?;
-    for warning in &live {
+    for note in notes {
+        watch.progress().say(plain(note));
+    }
+    for warning in live {
         watch.progress().say(format!("warning: {warning}: the image may mix old and new blocks"));
     }
     let memory = args.memory.map_or_else(Budget::of_this_machine, Budget::new);
@@ -190,10 +231,11 @@ pub(super) fn capture(global: &Global, args: Capture) -> Result<u8> {
             (_, true) => Verify::Data,
             _ => Verify::Seals,
         },
-        live,
+        live: live.clone(),
+        owner: of,
     };
     let began = Instant::now();
-    let captured = capture::capture(&repository, &sources, &options, watch.progress());
+    let captured = capture::capture(&repository, sources, &options, watch.progress());
     let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     let (level, stored) = (load(&watch.progress().level), load(&watch.progress().stored));
     drop(watch);

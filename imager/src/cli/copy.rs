@@ -20,6 +20,7 @@ use crate::progress::Phase;
 use crate::restore::{ReadBack, check_device, check_different, check_file};
 use crate::table::Ids;
 use crate::units::{duration, size};
+use crate::vm_disk;
 
 #[derive(Args)]
 pub(super) struct Copy {
@@ -69,7 +70,7 @@ struct How {
 }
 
 pub(super) fn copy(global: &Global, args: &Copy) -> Result<u8> {
-    let opened = open_sources(std::slice::from_ref(&args.source), None, args.live)?;
+    let opened = open_sources(std::slice::from_ref(&args.source), &vm_disk::How::raw(), args.live)?;
     check_different([&*args.source, &*args.target])?;
     let options = Options {
         wanted: Wanted { all_sectors: args.all_sectors, leave_out: Vec::new() },
@@ -83,7 +84,7 @@ pub(super) fn make_stick(global: &Global, args: &MakeStick) -> Result<u8> {
     if !is_device(&args.device) {
         return Err(Error::refused(&args.device, "it is no block device; `lsblk` lists those that there are"));
     }
-    let opened = open_sources(std::slice::from_ref(&args.image), None, false)?;
+    let opened = open_sources(std::slice::from_ref(&args.image), &vm_disk::How::raw(), false)?;
     let read_back = if args.how.verify { ReadBack::Yes } else { ReadBack::No };
     let options = Options { wanted: Wanted::default(), ids: Ids::Keep, read_back };
     run(global, &opened, &args.device, &options, &args.how)

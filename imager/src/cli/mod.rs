@@ -9,6 +9,7 @@ mod confirm;
 mod copy;
 mod draw;
 mod images;
+mod import;
 mod open;
 mod restore;
 mod serve;
@@ -48,7 +49,7 @@ const JSON: &str = "With --json every line on standard output is an object with 
     progress, message                what goes on
     repository                       init
     disk                             inspect
-    captured                         capture
+    captured                         capture, import
     image                            images (one for each), show
     diff                             diff
     verified                         verify
@@ -95,6 +96,8 @@ enum Command {
     Inspect(capture::Inspect),
     /// Take an image of one or several disks.
     Capture(capture::Capture),
+    /// Make an image from the disk files of a virtual machine.
+    Import(import::Import),
     /// List the images.
     Images,
     /// Show one image: its machine, disks, partitions.
@@ -196,6 +199,7 @@ fn run(cli: Cli) -> Result<u8> {
         Command::Init(args) => upkeep::init(&global, args),
         Command::Inspect(args) => capture::inspect(&global, &args),
         Command::Capture(args) => capture::capture(&global, args),
+        Command::Import(args) => import::import(&global, args),
         Command::Images => images::images(&global),
         Command::Show { image } => images::show(&global, &image),
         Command::Diff { old, new } => images::diff(&global, &old, &new),

@@ -3,11 +3,25 @@
 //!
 //! Must not know: repositories, images, terminals.
 
+mod cache;
+mod contents;
+mod detect;
+mod error;
+mod mapped;
+mod neighbours;
+mod open;
+mod pages;
 pub mod qcow2;
+mod unpack;
 pub mod vdi;
 pub mod vhd;
 pub mod vhdx;
 pub mod vmdk;
+
+pub use contents::{Contents, Disk, Neighbours};
+pub use detect::detect;
+pub use error::DiskError;
+pub use open::{Follow, How, Opened, open, read};
 
 use std::fmt;
 use std::str::FromStr;

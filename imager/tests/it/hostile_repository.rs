@@ -53,6 +53,7 @@ fn capture(repository: &Arc<Repository>, disk: &Path) -> imager::Result<Captured
         pack_bytes: 4 << 20,
         verify: Verify::Data,
         live: Vec::new(),
+        owner: None,
     };
     capture::capture(repository, &sources, &options, &Arc::new(Progress::default()))
 }

@@ -2,5 +2,8 @@
 //!
 //! The format: QEMU's `docs/interop/qcow2`.
 
+mod read_header;
 pub mod reader;
 pub mod writer;
+
+pub(in crate::vm_disk) use read_header::MAGIC;

@@ -4,3 +4,5 @@
 
 pub mod reader;
 pub mod writer;
+
+pub(in crate::vm_disk) use reader::SIGNATURE;

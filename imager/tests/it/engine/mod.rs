@@ -187,6 +187,7 @@ pub(crate) fn capture_options() -> capture::Options {
         pack_bytes: 1,
         verify: Verify::Seals,
         live: Vec::new(),
+        owner: None,
     }
 }
 

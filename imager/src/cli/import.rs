@@ -1,0 +1,86 @@
+//! `imager import`: the disks of machines that other programs keep, as an image.
+//!
+//! What the arguments are decides how they are read: [`Input`] has an arm for each kind.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::Global;
+use super::capture::{DiskFiles, OpenedSources, Take, open_sources, take};
+use crate::capture::Owner;
+use crate::disk::source::Source;
+use crate::error::{Error, Result};
+use crate::layout::{self, Wanted};
+use crate::machine::{Firmware, Machine};
+
+#[derive(Args)]
+pub(super) struct Import {
+    /// Disk files of a virtual machine (raw, qcow2, vmdk, vhdx, vhd, vdi), all disks of one machine.
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<PathBuf>,
+    #[command(flatten)]
+    take: Take,
+    #[command(flatten)]
+    files: DiskFiles,
+}
+
+/// What there is to import.
+enum Input {
+    /// Files, each of which is a disk.
+    DiskFiles(Vec<PathBuf>),
+}
+
+impl Input {
+    /// What `paths` are.
+    ///
+    /// # Errors
+    /// [`Error::Io`] for what is not there, [`Error::Usage`] for what cannot be imported.
+    fn of(paths: Vec<PathBuf>) -> Result<Self> {
+        for path in &paths {
+            let metadata = std::fs::metadata(path).map_err(Error::io("look at", path))?;
+            if metadata.is_dir() {
+                return Err(Error::Usage(format!(
+                    "{} is a directory; name the disk files in it, all disks of one machine",
+                    path.display()
+                )));
+            }
+        }
+        Ok(Self::DiskFiles(paths))
+    }
+}
+
+pub(super) fn import(global: &Global, args: Import) -> Result<u8> {
+    let Import { paths, take: args, files } = args;
+    match Input::of(paths)? {
+        Input::DiskFiles(paths) => {
+            let opened = open_sources(&paths, &files.how(), false)?;
+            let owner = owner(&opened, args.name.as_deref());
+            take(global, &opened, args, Some(owner))
+        }
+    }
+}
+
+/// Whose disks they are: not this machine's. Its images are told from others by the image's name, or the file's.
+fn owner(opened: &OpenedSources, name: Option<&str>) -> Owner {
+    let first = opened.sources.first().map(|source| &**source);
+    let of_file = || Some(first?.identity().path.file_stem()?.to_string_lossy().into_owned());
+    let name = name.map(str::to_owned).or_else(of_file).unwrap_or_else(|| "unknown".to_owned());
+    Owner { machine: Machine::unknown(first.map_or(Firmware::Bios, firmware)), id: format!("imported {name}") }
+}
+
+/// What a disk is meant to be booted by: UEFI when it has an EFI system partition and none for a BIOS boot loader.
+fn firmware(disk: &dyn Source) -> Firmware {
+    const EFI_SYSTEM: [&str; 2] = ["C12A7328-F81F-11D2-BA4B-00A0C93EC93B", "0xef"];
+    const BIOS_BOOT: &str = "21686148-6449-6E6F-744E-656564454649";
+    // A disk whose table cannot be read is refused when its image is taken.
+    let Ok(layout) = layout::read(disk, disk.sector_size(), &Wanted::default()) else { return Firmware::Bios };
+    let has = |types: &[&str]| {
+        layout
+            .table
+            .partitions
+            .iter()
+            .any(|partition| types.iter().any(|id| partition.type_id.eq_ignore_ascii_case(id)))
+    };
+    if has(&EFI_SYSTEM) && !has(&[BIOS_BOOT]) { Firmware::Uefi } else { Firmware::Bios }
+}
