@@ -12,6 +12,7 @@ pub mod copy;
 pub mod diff;
 pub mod disk;
 pub mod error;
+pub mod export;
 pub mod extent;
 pub mod fs;
 pub mod image_disk;

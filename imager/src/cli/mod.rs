@@ -8,6 +8,7 @@ mod clone;
 mod confirm;
 mod copy;
 mod draw;
+mod export;
 mod images;
 mod import;
 mod open;
@@ -57,6 +58,7 @@ const JSON: &str = "With --json every line on standard output is an object with 
     plan, copied                     copy, make-stick
     serving                          serve (one for each export)
     linked, clone, released          clone
+    exported                         export
     forgotten, kept                  forget (one for each)
     pruned                           prune
     key, key_removed                 key
@@ -120,6 +122,8 @@ enum Command {
     Serve(serve::Serve),
     /// Make a virtual machine's disk of an image at once: one that holds only its changes.
     Clone(clone::CloneArgs),
+    /// Write an image as a virtual machine: its disks in a format of virtual machines, and what starts them.
+    Export(export::Export),
     /// Copy one disk onto another, without a repository.
     Copy(copy::Copy),
     /// Write a bootable stick that also has room for backups.
@@ -207,6 +211,7 @@ fn run(cli: Cli) -> Result<u8> {
         Command::Restore(args) => restore::restore(&global, args),
         Command::Serve(args) => serve::serve(&global, &args),
         Command::Clone(args) => clone::clone(&global, &args),
+        Command::Export(args) => export::export(&global, &args),
         Command::Copy(args) => copy::copy(&global, &args),
         Command::MakeStick(args) => copy::make_stick(&global, &args),
         Command::Forget(args) => images::forget(&global, &args),

@@ -9,6 +9,7 @@
 
 mod frames;
 mod places;
+pub mod stream;
 
 use std::io;
 use std::sync::{Arc, RwLock};

@@ -154,6 +154,19 @@ impl Hardware {
         hardware
     }
 
+    /// The same machine with these disks alone, by their numbers. It starts from the first if its own boot disk is not
+    /// among them.
+    #[must_use]
+    pub fn with_disks(mut self, numbers: &[usize]) -> Self {
+        self.disks.retain(|disk| numbers.contains(&disk.number));
+        if !self.disks.iter().any(|disk| disk.boots)
+            && let Some(first) = self.disks.first_mut()
+        {
+            first.boots = true;
+        }
+        self
+    }
+
     /// The generation of Hyper-V's machines that starts it.
     #[must_use]
     pub fn generation(&self) -> Generation {
@@ -347,6 +360,23 @@ fn plain(name: &str) -> String {
 /// Without control characters: it goes into files of lines.
 fn one_line(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(200).collect::<String>().trim().to_owned()
+}
+
+/// A machine for the tests of whatever describes machines.
+#[cfg(test)]
+pub(super) fn sample() -> Hardware {
+    Hardware {
+        name: "web-1".into(),
+        description: "web-1, Acme Rocket".into(),
+        firmware: Firmware::Uefi { secure_boot: true },
+        memory: 8 * GIB,
+        cpus: 6,
+        controller: Controller::Sata,
+        disks: vec![Disk { number: 0, size: GIB, sector_size: 512, boots: true, serial: Some("S1".into()) }],
+        nics: vec![Nic { name: "eno1".into(), mac: "00:1b:21:00:00:01".into() }],
+        system: System::Linux,
+        warnings: Vec::new(),
+    }
 }
 
 #[cfg(test)]

@@ -3,3 +3,10 @@
 //! Must not know: repositories, how disks are read or written.
 
 pub mod hardware;
+pub mod hyperv;
+pub mod libvirt;
+pub mod ovf;
+pub mod proxmox;
+mod text;
+
+pub use text::Macs;

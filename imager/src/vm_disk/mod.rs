@@ -3,10 +3,12 @@
 //!
 //! Must not know: repositories, images, terminals.
 
+pub mod blocks;
 mod cache;
 mod contents;
 mod detect;
 mod error;
+pub mod layout;
 mod mapped;
 mod neighbours;
 mod open;

@@ -7,6 +7,7 @@ mod clone;
 mod copy;
 mod cut_off;
 mod engine;
+mod export;
 mod faults;
 mod flips;
 mod fs_ext;
