@@ -7,12 +7,19 @@ use clap::{ArgGroup, Args};
 use super::draw::{plain, table};
 use super::images::{short_id, when};
 use super::serve::serve_clone;
+use super::watch::Watch;
 use super::{Global, count, open, print_json};
 use crate::clone::{self, Found};
+use crate::disk::target::Replace;
 use crate::error::{Error, Result};
+use crate::export::{Beside, How, Image, MachineOptions, Options, write_machine};
+use crate::memory::Budget;
 use crate::repo::Repository;
 use crate::repo::clones::{CloneId, CloneRecord};
+use crate::restore::{OnDamage, ReadBack, check_file};
 use crate::units::size;
+use crate::vm::Macs;
+use crate::vm_disk::Format;
 
 #[derive(Args)]
 #[command(group = ArgGroup::new("what").required(true))]
@@ -20,6 +27,12 @@ pub(super) struct CloneArgs {
     /// Make a disk that holds only its own changes, and reads the rest from the image while that is served.
     #[arg(long, group = "what", requires = "output")]
     linked: bool,
+    /// Make a disk that stands alone.
+    #[arg(long, group = "what", requires = "output")]
+    full: bool,
+    /// Make a linked clone stand alone: what it reads from the image is copied into it. No virtual machine may have it open.
+    #[arg(long, group = "what")]
+    detach: bool,
     /// Serve the image that a linked clone needs, so that it can be started.
     #[arg(long, group = "what")]
     serve: bool,
@@ -38,6 +51,9 @@ pub(super) struct CloneArgs {
     /// Only this disk of the image, counted from 0.
     #[arg(long, value_name = "N", requires = "output")]
     disk: Option<usize>,
+    /// With --full: raw, qcow2, vmdk, vhdx, vhd or vdi.
+    #[arg(long, value_name = "FORMAT", requires = "full", default_value = "qcow2")]
+    format: Format,
     /// With --linked: the socket that the image will be served on. [default: beside the file]
     #[arg(long, value_name = "PATH", requires = "linked")]
     socket: Option<PathBuf>,
@@ -49,6 +65,8 @@ pub(super) fn clone(global: &Global, args: &CloneArgs) -> Result<u8> {
         (true, ..) => list(global),
         (_, true, ..) => serve_clone(global, Path::new(subject), None),
         (_, _, true, _) => release(global, subject),
+        _ if args.detach => detach(global, Path::new(subject)),
+        (.., Some(output)) if args.full => full(global, args, subject, output),
         (.., Some(output)) => link(global, args, subject, output),
         _ => Err(Error::Usage("give the file to make with --output".into())),
     }
@@ -75,6 +93,60 @@ fn link(global: &Global, args: &CloneArgs, image: &str, output: &Path) -> Result
     let first = linked.files.first().map(|(_, path)| path.display().to_string()).unwrap_or_default();
     println!("It reads from image {}, which stays until `imager clone --release {}`.", short_id(id), linked.id);
     println!("`imager run {first}` starts it; `imager serve --for {first}` serves the image to another starter.");
+    Ok(0)
+}
+
+fn full(global: &Global, args: &CloneArgs, image: &str, output: &Path) -> Result<u8> {
+    let repository = open::repository(global)?;
+    let (id, manifest) = repository.find_image(image)?;
+    let image = Image { repository, id, manifest };
+    let disks = args.disk.map_or_else(|| (0..image.manifest.disks.len()).collect(), |disk| vec![disk]);
+    let options = Options {
+        how: How::Plain,
+        replace: Replace::No,
+        read_back: ReadBack::No,
+        damage: OnDamage::Stop,
+        memory: Budget::of_this_machine(),
+    };
+    let what = MachineOptions { disks, beside: Beside::No, macs: Macs::New };
+    check_file(output, image.repository.store().local_directory().as_deref())?;
+    let watch = Watch::start(global, "clone")?;
+    let made = write_machine(&image, args.format, &options, &what, output, watch.progress());
+    drop(watch);
+    let made = made?;
+    if global.json {
+        let files: Vec<_> = made
+            .disks
+            .iter()
+            .map(|disk| serde_json::json!({ "disk": disk.disk, "path": disk.path, "allocated": disk.allocated }))
+            .collect();
+        print_json(&serde_json::json!({ "type": "full", "image": id.to_string(), "files": files }));
+        return Ok(0);
+    }
+    for disk in &made.disks {
+        println!("disk {}: {}, {}", disk.disk, disk.path.display(), size(disk.allocated));
+    }
+    Ok(0)
+}
+
+fn detach(global: &Global, file: &Path) -> Result<u8> {
+    let found = Found::must_be_at(file)?;
+    let repository = open::of_clone(global, file)?;
+    let watch = Watch::start(global, "clone")?;
+    let detached = clone::detach(&repository, &found, Budget::of_this_machine(), watch.progress());
+    drop(watch);
+    let detached = detached.map_err(|error| match error {
+        Error::Interrupted => error.midway("the linked clone is as it was; the same command begins anew"),
+        error => error,
+    })?;
+    if global.json {
+        let id = detached.released.map(|id| id.to_string());
+        print_json(&serde_json::json!({ "type": "detached", "clone": id, "files": detached.files }));
+        return Ok(0);
+    }
+    for path in &detached.files {
+        println!("{} stands alone now", path.display());
+    }
     Ok(0)
 }
 

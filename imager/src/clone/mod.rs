@@ -8,6 +8,7 @@
 //! what it depends on. Must not know: terminals, QEMU's options.
 
 pub mod backing;
+mod detach;
 pub mod lock;
 pub mod overlay;
 mod sidecar;
@@ -19,6 +20,7 @@ use std::path::{Path, PathBuf};
 
 pub use self::backing::Backing;
 use self::backing::SOCKET_PATH_MAX;
+pub use self::detach::{Detached, detach};
 use self::overlay::Overlay;
 pub use self::sidecar::Sidecar;
 use crate::error::{Error, Result};

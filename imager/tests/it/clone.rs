@@ -188,3 +188,46 @@ fn every_disk_of_a_machine_gets_a_file_and_nothing_is_overwritten() {
     assert!(!long.exists());
     imager.fails(2, &["serve", "--for", text(&first)]);
 }
+
+#[test]
+fn a_linked_clone_stands_alone_once_it_is_detached_and_a_full_one_from_the_beginning() {
+    let dir = Scratch::new();
+    let (imager, image, file) = linked(&dir);
+    let full = dir.path("full.qcow2");
+    let made = imager.json(&["clone", "--full", "latest", "-o", text(&full)]);
+    assert_eq!((made["type"].as_str(), made["files"][0]["disk"].as_u64()), (Some("full"), Some(0)));
+    imager.fails(6, &["clone", "--full", "latest", "-o", text(&full)]);
+
+    let serving = Serving::of(&imager, &["serve", "--for", text(&file)]);
+    run("qemu-io", ["-f", "qcow2", "-c", "write -P 0xa7 5M 70000", "-c", "write -z 20M 1M", text(&file)]);
+    let mut machine = std::process::Command::new("qemu-io")
+        .args(["-f", "qcow2", text(&file)])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // It says something as soon as it has the file open.
+    let mut prompt = [0; 8];
+    std::io::Read::read_exact(machine.stdout.as_mut().unwrap(), &mut prompt).unwrap();
+    let error = imager.fails(9, &["clone", "--detach", text(&file)]);
+    assert!(error.contains("open in a virtual machine"), "{error}");
+    drop(machine.stdin.take());
+    machine.wait().unwrap();
+    serving.stop();
+
+    assert_eq!(imager.json(&["clone", "--detach", text(&file)])["type"], "detached");
+    let mut expected = content(&dir.path("restored"));
+    expected[5 << 20..(5 << 20) + 70_000].fill(0xA7);
+    expected[20 << 20..21 << 20].fill(0);
+    fs::write(dir.path("expected"), &expected).unwrap();
+    assert!(imager.ok(&["clone", "--list"]).contains("no linked clones"));
+    assert!(!PathBuf::from(format!("{}.clone.json", text(&file))).exists());
+    imager.ok(&["forget", &image]);
+    imager.ok(&["prune"]);
+    for (disk, raw) in [(&file, "expected"), (&full, "restored")] {
+        run("qemu-img", ["compare", "-f", "raw", "-F", "qcow2", text(&dir.path(raw)), text(disk)]);
+        assert!(run("qemu-img", ["check", text(disk)]).contains("No errors were found"));
+        assert!(!run("qemu-img", ["info", text(disk)]).contains("backing file"));
+    }
+    imager.fails(2, &["clone", "--detach", text(&file)]);
+}
