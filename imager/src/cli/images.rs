@@ -87,7 +87,15 @@ pub(super) fn images(global: &Global) -> Result<u8> {
                 },
             ]
         }));
-        print!("{}", table(&rows));
+        if proofs.is_empty() {
+            // Nobody proves here: the room is for names.
+            let shorter = rows
+                .into_iter()
+                .map(|[id, when, name, machine, size, used, added, _]| [id, when, name, machine, size, used, added]);
+            print!("{}", table(&shorter.collect::<Vec<_>>()));
+        } else {
+            print!("{}", table(&rows));
+        }
     }
     for (_, error) in &damaged {
         eprintln!("imager: {error}");

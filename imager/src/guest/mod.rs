@@ -213,7 +213,7 @@ impl Running {
     /// Starts a machine on `disks`.
     ///
     /// # Errors
-    /// [`Error::Usage`] for a program that is missing; [`Error::Internal`]-free words of QEMU when it does not start.
+    /// [`Error::Usage`] for a program that is missing, and with QEMU's words when it does not start.
     pub fn start(disks: &Disks, settings: &Settings) -> Result<Self> {
         let program = qemu()?;
         let mut hardware = Hardware::of_image(disks.image, &disks.manifest);

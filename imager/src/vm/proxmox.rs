@@ -22,7 +22,7 @@ pub fn script(hardware: &Hardware, files: &[String], macs: Macs) -> String {
     text.push_str(&format!(
         "qm create \"$id\" --name {} --machine q35 --bios {bios} --ostype {system} --cpu host --sockets 1 --cores {} --memory {} --scsihw virtio-scsi-pci --serial0 socket\n",
         // Names of machines are DNS names there.
-        shell(&hardware.name.replace('.', "-").trim_matches('-')),
+        shell(hardware.name.replace('.', "-").trim_matches('-')),
         hardware.cpus,
         hardware.memory >> 20,
     ));
