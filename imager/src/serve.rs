@@ -6,11 +6,12 @@
 
 use std::sync::Arc;
 
+use crate::clone::backing::export_name;
 use crate::error::Result;
 use crate::extent::Extent;
 use crate::image_disk::{Allocation, ImageDisk, Shelf};
 use crate::nbd::Export;
-use crate::repo::manifest::Manifest;
+use crate::repo::manifest::{ImageId, Manifest};
 use crate::table::Role;
 
 /// A disk, or a part of one.
@@ -44,6 +45,15 @@ pub fn exports(shelf: &Arc<Shelf>, manifest: &Manifest) -> Vec<(String, Arc<dyn 
     // The disks come first: a client that asks for no name gets one.
     exports.sort_by_key(|(name, _)| name.contains('p'));
     exports
+}
+
+/// The disks of the image `id` under the names that its linked clones look for, and then those of [`exports`].
+#[must_use]
+pub fn exports_for_clones(shelf: &Arc<Shelf>, id: ImageId, manifest: &Manifest) -> Vec<(String, Arc<dyn Export>)> {
+    let plain = exports(shelf, manifest);
+    let disks = plain.iter().take(manifest.disks.len()).enumerate();
+    let named = disks.map(|(number, (_, disk))| (export_name(id, number), Arc::clone(disk)));
+    named.collect::<Vec<_>>().into_iter().chain(plain).collect()
 }
 
 impl Export for Part {

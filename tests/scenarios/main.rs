@@ -3,6 +3,7 @@
 mod boot;
 mod media;
 mod mishaps;
+mod proof;
 mod support;
 mod terminal;
 mod unattended;

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use anyhow::{Context, Result, ensure};
@@ -100,7 +101,7 @@ pub(crate) struct Repository {
 }
 
 impl Repository {
-    fn create(folder: &WorkFolder, name: &str) -> Result<Self> {
+    pub(crate) fn create(folder: &WorkFolder, name: &str) -> Result<Self> {
         let path = folder.join(name);
         if path.exists() {
             fs::remove_dir_all(&path).context("cannot clear away an earlier run's repository")?;
@@ -114,9 +115,14 @@ impl Repository {
 
     /// Runs the program and returns what it printed.
     pub(crate) fn imager<S: AsRef<std::ffi::OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Result<String> {
+        tool::output(&mut self.command(arguments))
+    }
+
+    /// The program, to be run.
+    pub(crate) fn command<S: AsRef<std::ffi::OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Command {
         let mut command = tool::command(&self.imager);
         command.env("IMAGER_REPO", &self.path).env("IMAGER_PASSWORD_FILE", &self.password_file).args(arguments);
-        tool::output(&mut command)
+        command
     }
 
     /// Restores the newest image to a file, with more options.

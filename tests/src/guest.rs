@@ -31,6 +31,11 @@ const LINES_SHOWN: usize = 40;
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
+/// Waits until no other virtual machine runs; the next one waits until what is given is dropped.
+pub fn turn() -> MutexGuard<'static, ()> {
+    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// A running virtual machine; it ends when dropped.
 pub struct Guest {
     name: String,
@@ -46,7 +51,7 @@ pub struct Guest {
 }
 
 #[derive(Default)]
-struct Console {
+pub(crate) struct Console {
     said: Mutex<Said>,
     more: Condvar,
 }
@@ -60,7 +65,7 @@ struct Said {
 impl Guest {
     /// Starts a machine. The console is logged to `NAME.serial.log` in `folder`.
     pub(crate) fn start(machine: &Machine, folder: &Path) -> Result<Self> {
-        let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = turn();
         tool::check_interrupted()?;
         let name = &machine.name;
         // Here rather than in the folder: a socket's path has to be short.
@@ -282,7 +287,13 @@ impl Drop for Guest {
 }
 
 impl Console {
-    fn listen(&self, mut output: ChildStdout, mut log: File) {
+    /// All that was said, and whether that is all.
+    pub(crate) fn text(&self) -> (String, bool) {
+        let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        (said.text.clone(), said.ended)
+    }
+
+    pub(crate) fn listen(&self, mut output: ChildStdout, mut log: File) {
         let mut buffer = [0; 4096];
         loop {
             let count = output.read(&mut buffer).unwrap_or(0);

@@ -16,6 +16,7 @@ pub mod media;
 mod monitor;
 pub mod mounted;
 pub mod package;
+pub mod run;
 pub mod screen;
 pub mod tool;
 pub mod walkthrough;

@@ -107,6 +107,9 @@ pub(super) struct Take {
     /// Read everything back that was stored.
     #[arg(long)]
     verify_data: bool,
+    /// Start the image as a virtual machine, and see whether its system comes up: see `imager prove`.
+    #[arg(long)]
+    prove: bool,
 }
 
 fn parse_level(text: &str) -> std::result::Result<Level, String> {
@@ -316,7 +319,12 @@ pub(super) fn take_into(
             );
         }
     }
-    Ok(if unreadable > 0 { 10 } else { 0 })
+    let is_proved = !args.prove || super::prove::captured(global, &repository, captured.id, &captured.manifest)?;
+    Ok(match (unreadable > 0, is_proved) {
+        (true, _) => 10,
+        (false, false) => super::prove::NOT_PROVED,
+        (false, true) => 0,
+    })
 }
 
 /// What of a source is mounted for writing, in words.

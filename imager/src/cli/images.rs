@@ -1,12 +1,18 @@
 //! `imager images`, `show`, `diff` and `forget`.
 
+use std::path::PathBuf;
+
 use clap::Args;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use super::draw::{Drawing, DrawnVolume, bar, partitions, plain, table};
+use super::prove::write_report;
 use super::{Global, count, open, print_json};
 use crate::error::{Error, Result};
+use crate::prove::report;
+use crate::repo::Repository;
+use crate::repo::clones::CloneId;
 use crate::repo::index::with_fresh_index;
 use crate::repo::manifest::{DiskImage, ImageId, Manifest};
 use crate::retention::Policy;
@@ -37,25 +43,33 @@ pub(super) struct Forget {
 }
 
 /// Local time, to the minute.
-fn when(time: Timestamp) -> String {
+pub(super) fn when(time: Timestamp) -> String {
     time.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M").to_string()
 }
 
+/// Local time, the day.
+fn date(time: Timestamp) -> String {
+    time.to_zoned(TimeZone::system()).strftime("%Y-%m-%d").to_string()
+}
+
 /// Enough of an id to tell images apart.
-fn short_id(id: ImageId) -> String {
+pub(super) fn short_id(id: ImageId) -> String {
     id.to_string().chars().take(8).collect()
 }
 
 pub(super) fn images(global: &Global) -> Result<u8> {
-    let (images, damaged) = open::repository(global)?.images()?;
+    let repository = open::repository(global)?;
+    let (images, damaged) = repository.images()?;
+    let proofs = repository.proofs()?;
     if global.json {
         for (id, manifest) in &images {
-            print_json(&serde_json::json!({ "type": "image", "id": id.to_string(), "manifest": manifest }));
+            let proof = proofs.get(id).map(|proof| report::json(*id, proof));
+            print_json(&image_json(*id, manifest, proof));
         }
     } else if images.is_empty() {
         println!("no images yet; `imager capture DISK` makes one");
     } else {
-        let heading = ["Image", "When", "Name", "Machine", "Size", "In use", "Added"];
+        let heading = ["Image", "When", "Name", "Machine", "Size", "In use", "Added", "Proved"];
         let mut rows = vec![heading.map(str::to_owned)];
         rows.extend(images.iter().map(|(id, manifest)| {
             [
@@ -66,9 +80,22 @@ pub(super) fn images(global: &Global) -> Result<u8> {
                 size(manifest.disks.iter().map(|disk| disk.size).sum()),
                 size(manifest.stats.read),
                 size(manifest.stats.stored),
+                match proofs.get(id) {
+                    Some(proof) if proof.proved => date(proof.when),
+                    Some(_) => "FAILED".into(),
+                    None => String::new(),
+                },
             ]
         }));
-        print!("{}", table(&rows));
+        if proofs.is_empty() {
+            // Nobody proves here: the room is for names.
+            let shorter = rows
+                .into_iter()
+                .map(|[id, when, name, machine, size, used, added, _]| [id, when, name, machine, size, used, added]);
+            print!("{}", table(&shorter.collect::<Vec<_>>()));
+        } else {
+            print!("{}", table(&rows));
+        }
     }
     for (_, error) in &damaged {
         eprintln!("imager: {error}");
@@ -90,10 +117,29 @@ fn drawing(disk: &DiskImage) -> Drawing<'_> {
     Drawing { size: disk.size, table: &disk.table, volumes: volumes.collect() }
 }
 
-pub(super) fn show(global: &Global, image: &str) -> Result<u8> {
-    let (id, manifest) = open::repository(global)?.find_image(image)?;
+/// An image as a line of JSON.
+fn image_json(id: ImageId, manifest: &Manifest, proof: Option<serde_json::Value>) -> serde_json::Value {
+    let mut line = serde_json::json!({ "type": "image", "id": id.to_string(), "manifest": manifest });
+    if let (Some(fields), Some(proof)) = (line.as_object_mut(), proof) {
+        fields.insert("proof".to_owned(), proof);
+    }
+    line
+}
+
+pub(super) fn show(global: &Global, image: &str, folder: Option<&PathBuf>) -> Result<u8> {
+    let repository = open::repository(global)?;
+    let (id, manifest) = repository.find_image(image)?;
+    let written = folder.map(|folder| write_report(&repository, id, &manifest, folder.as_path())).transpose()?;
+    let proof = match repository.proof(id) {
+        // It can be made again.
+        Err(error @ (Error::Damaged { .. } | Error::NewerFormat { .. })) => {
+            eprintln!("imager: {error}");
+            None
+        }
+        other => other?,
+    };
     if global.json {
-        print_json(&serde_json::json!({ "type": "image", "id": id.to_string(), "manifest": manifest }));
+        print_json(&image_json(id, &manifest, proof.map(|proof| report::json(id, &proof))));
         return Ok(0);
     }
     println!("image    {id}");
@@ -104,6 +150,16 @@ pub(super) fn show(global: &Global, image: &str) -> Result<u8> {
     }
     println!("taken    {} by {}", when(manifest.created), manifest.tool);
     println!("machine  {}", plain(&manifest.machine_words()));
+    if let Some(proof) = &proof {
+        let verdict = if proof.proved { "proved  " } else { "FAILED  " };
+        println!("{verdict} {}: {}", date(proof.when), plain(&report::words(proof)));
+    }
+    for file in written.iter().flatten() {
+        println!("report   {}", file.display());
+    }
+    for (clone, record) in repository.clones()?.of_image(id) {
+        println!("clone    {}: {}", clone.to_string().get(..8).unwrap_or_default(), plain(&record.place()));
+    }
     let stats = manifest.stats;
     println!("cost     {} in use, {} new, stored as {}", size(stats.read), size(stats.new), size(stats.stored));
     for (number, disk) in manifest.disks.iter().enumerate() {
@@ -153,6 +209,38 @@ pub(super) fn diff(global: &Global, old: &str, new: &str) -> Result<u8> {
     Ok(0)
 }
 
+/// Takes images out of `forgotten` that linked clones need, with one of the clones of each. What was named rather than
+/// found by a rule is not passed over in silence.
+///
+/// # Errors
+/// [`Error::Busy`] for a named image; damage that keeps what a clone needs from being known.
+fn keep_what_clones_need(
+    repository: &Repository,
+    forgotten: &mut Vec<(ImageId, Manifest)>,
+    policy: Policy,
+) -> Result<Vec<(ImageId, CloneId)>> {
+    let clones = repository.clones()?;
+    if let Some((id, error)) = clones.unreadable.into_iter().next() {
+        return Err(error.midway(format!(
+            "nobody knows which image that linked clone needs, so none is forgotten; if the clone is not needed, `imager clone --release {id}`"
+        )));
+    }
+    let mut kept = Vec::new();
+    for (image, _) in forgotten.iter() {
+        let Some((id, record)) = clones.found.iter().find(|(_, record)| record.image == *image) else { continue };
+        if policy.is_empty() {
+            return Err(Error::Busy(format!(
+                "the image {} is needed by the linked clone {id}, {}: nothing was forgotten. `imager clone --release {id}` lets it go, and that clone can then not be started any more",
+                short_id(*image),
+                plain(&record.place())
+            )));
+        }
+        kept.push((*image, *id));
+    }
+    forgotten.retain(|(image, _)| !kept.iter().any(|(id, _)| id == image));
+    Ok(kept)
+}
+
 pub(super) fn forget(global: &Global, args: &Forget) -> Result<u8> {
     let policy =
         Policy { last: args.keep_last, daily: args.keep_daily, weekly: args.keep_weekly, monthly: args.keep_monthly };
@@ -178,6 +266,14 @@ pub(super) fn forget(global: &Global, args: &Forget) -> Result<u8> {
             images.iter().map(|(id, manifest)| (manifest.machine_id.clone(), *id, manifest.created)).collect();
         let ids = policy.forgets(&facts, &TimeZone::system());
         forgotten.extend(images.into_iter().filter(|(id, _)| ids.contains(id)));
+    }
+    let kept = keep_what_clones_need(&repository, &mut forgotten, policy)?;
+    for (id, clone) in &kept {
+        if global.json {
+            print_json(&serde_json::json!({ "type": "kept", "image": id.to_string(), "clone": clone.to_string() }));
+        } else {
+            println!("kept {}: the linked clone {clone} needs it (`imager clone --list`)", short_id(*id));
+        }
     }
     for (id, manifest) in &forgotten {
         if !args.dry_run {

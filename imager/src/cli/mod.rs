@@ -4,6 +4,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "it is the command line")]
 
 mod capture;
+mod clone;
 mod confirm;
 mod copy;
 mod draw;
@@ -14,7 +15,9 @@ mod import;
 mod import_clonezilla;
 mod mount;
 mod open;
+mod prove;
 mod restore;
+mod run;
 mod serve;
 mod upkeep;
 mod watch;
@@ -46,6 +49,7 @@ const EXIT_CODES: &str = "Exit codes:
     8  the source vanished
     9  somebody else works on the same thing
    10  captured, but some sectors of the source could not be read
+   11  the image was started, and its system did not come up
   130  stopped by Ctrl-C";
 
 const JSON: &str = "With --json every line on standard output is an object with a `type`:
@@ -59,13 +63,17 @@ const JSON: &str = "With --json every line on standard output is an object with 
     verified                         verify
     plan, restored                   restore
     plan, copied                     copy, make-stick
+    proved                           prove, capture --prove (one for each)
+    running                          run
     serving                          serve (one for each export)
+    linked, full, detached           clone
+    clone, released                  clone --list (one for each), clone --release
     exported                         export
     mounted, unmounted               mount
     part                             ls (one for each partition)
     file                             ls, find (one for each file)
     copied_files                     cp
-    forgotten                        forget (one for each)
+    forgotten, kept                  forget (one for each)
     pruned                           prune
     key, key_removed                 key
     error                            whatever went wrong, with its exit code
@@ -112,6 +120,9 @@ enum Command {
     Show {
         /// Beginning of its id, its name, or `latest`.
         image: String,
+        /// Write the report of its last proof, with the picture of the screen, into this directory.
+        #[arg(long, value_name = "DIR")]
+        report: Option<PathBuf>,
     },
     /// Say what changed between two images, per partition. It counts whole chunks, of 64 KiB on average.
     Diff {
@@ -126,6 +137,12 @@ enum Command {
     Restore(restore::Restore),
     /// Serve an image's disks over NBD, to be read by virtual machines and others.
     Serve(serve::Serve),
+    /// Make a virtual machine's disk of an image at once: one that holds only its changes.
+    Clone(clone::CloneArgs),
+    /// Start an image as a virtual machine without a network, and see whether its system comes up.
+    Prove(prove::Prove),
+    /// Start an image, or a linked clone, as a virtual machine.
+    Run(run::Run),
     /// Write an image as a virtual machine: its disks in a format of virtual machines, and what starts them.
     Export(export::Export),
     /// Show an image as a directory: its disks, its partitions and their files.
@@ -217,11 +234,14 @@ fn run(cli: Cli) -> Result<u8> {
         Command::Capture(args) => capture::capture(&global, args),
         Command::Import(args) => import::import(&global, args),
         Command::Images => images::images(&global),
-        Command::Show { image } => images::show(&global, &image),
+        Command::Show { image, report } => images::show(&global, &image, report.as_ref()),
         Command::Diff { old, new } => images::diff(&global, &old, &new),
         Command::Verify(args) => upkeep::verify(&global, &args),
         Command::Restore(args) => restore::restore(&global, args),
+        Command::Prove(args) => prove::prove(&global, &args),
+        Command::Run(args) => run::run(&global, args),
         Command::Serve(args) => serve::serve(&global, &args),
+        Command::Clone(args) => clone::clone(&global, &args),
         Command::Export(args) => export::export(&global, &args),
         Command::Mount(args) => mount::mount(&global, &args),
         Command::Ls(args) => files::ls(&global, &args),

@@ -7,8 +7,10 @@ use std::sync::Arc;
 use zeroize::Zeroizing;
 
 use super::Global;
+use crate::clone::Sidecar;
 use crate::error::{Error, Result};
 use crate::repo::Repository;
+use crate::repo::config::{CONFIG, Config};
 use crate::repo::seal::Suite;
 use crate::repo::store::{CrateStore, Store};
 
@@ -28,6 +30,10 @@ pub(super) fn repository(global: &Global) -> Result<Arc<Repository>> {
         .repo
         .as_deref()
         .ok_or_else(|| Error::Usage("which repository? Give it with --repo or in IMAGER_REPO".into()))?;
+    at(global, location)
+}
+
+fn at(global: &Global, location: &str) -> Result<Arc<Repository>> {
     let repository = Repository::open(store(location)?, || password(global, "Password of the repository: "))?;
     // Whoever can write to the store can put an unencrypted repository in an encrypted one's place, to be given
     // what must not be read by all.
@@ -37,6 +43,28 @@ pub(super) fn repository(global: &Global) -> Result<Arc<Repository>> {
         )));
     }
     Ok(Arc::new(repository))
+}
+
+/// Opens the repository that a linked clone belongs to: that of the arguments, or where the text beside the clone says.
+///
+/// # Errors
+/// As [`repository`].
+pub(super) fn of_clone(global: &Global, file: &Path) -> Result<Arc<Repository>> {
+    let Some(sidecar) = Sidecar::read(file) else { return repository(global) };
+    let is_it = |location: &str| {
+        let found = store(location).and_then(|store| store.get(CONFIG));
+        found.and_then(|config| Config::from_bytes(&config)).is_ok_and(|(config, _)| config.id == sidecar.repository_id)
+    };
+    match &global.repo {
+        Some(given) if is_it(given) => repository(global),
+        _ if is_it(&sidecar.repository) => at(global, &sidecar.repository),
+        _ => Err(Error::NoRepository(format!(
+            "{} belongs to the repository {}, which was at {} and is not there now (give it with --repo): that place",
+            file.display(),
+            sidecar.repository_id,
+            sidecar.repository
+        ))),
+    }
 }
 
 fn is_password_given(global: &Global) -> bool {

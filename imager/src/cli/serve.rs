@@ -1,17 +1,19 @@
 //! `imager serve`.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::Args;
 
 use super::watch::Watch;
 use super::{Global, open, parse_memory, print_json};
+use crate::clone::Found;
 use crate::error::{Error, Result};
 use crate::image_disk::Shelf;
 use crate::memory::Budget;
-use crate::nbd::{Listen, Server};
-use crate::serve::exports;
+use crate::nbd::{Export, Listen, Server};
+use crate::serve::{exports, exports_for_clones};
 use crate::units::size;
 
 /// Decompressed frames that are kept.
@@ -20,7 +22,11 @@ const CACHE_BYTES: u64 = 256 << 20;
 #[derive(Args)]
 pub(super) struct Serve {
     /// Beginning of the image's id, its name, or `latest`.
-    image: String,
+    #[arg(required_unless_present = "clone")]
+    image: Option<String>,
+    /// Serve what this linked clone needs, where it looks for it.
+    #[arg(long = "for", value_name = "FILE", conflicts_with_all = ["image", "socket", "listen"])]
+    clone: Option<PathBuf>,
     /// Listen on a Unix socket, for this user alone. [default: imager-ID.sock in the present directory]
     #[arg(long, value_name = "PATH", conflicts_with = "listen")]
     socket: Option<PathBuf>,
@@ -33,8 +39,11 @@ pub(super) struct Serve {
 }
 
 pub(super) fn serve(global: &Global, args: &Serve) -> Result<u8> {
+    if let Some(file) = &args.clone {
+        return serve_clone(global, file, args.cache);
+    }
     let repository = open::repository(global)?;
-    let (id, manifest) = repository.find_image(&args.image)?;
+    let (id, manifest) = repository.find_image(args.image.as_deref().unwrap_or_default())?;
     let listen = match (&args.socket, args.listen) {
         (_, Some(address)) => Listen::Tcp(address),
         (Some(path), None) => Listen::Unix(path.clone()),
@@ -45,9 +54,27 @@ pub(super) fn serve(global: &Global, args: &Serve) -> Result<u8> {
         tcp @ Listen::Tcp(_) => tcp,
     };
     let shelf = Shelf::open(repository, Budget::new(args.cache.unwrap_or(CACHE_BYTES)))?;
-    let exports = exports(&shelf, &manifest);
+    run(global, &listen, exports(&shelf, &manifest))
+}
+
+/// Serves what the linked clone at `file` needs.
+pub(super) fn serve_clone(global: &Global, file: &Path, cache: Option<u64>) -> Result<u8> {
+    let found = Found::must_be_at(file)?;
+    let repository = open::of_clone(global, file)?;
+    let (manifest, registered) = found.manifest(&repository)?;
+    if registered.is_none() {
+        eprintln!(
+            "imager: warning: the repository does not know {} (it was released, or is a copy): once its image is forgotten, it cannot be started any more",
+            found.path.display()
+        );
+    }
+    let shelf = Shelf::open(repository, Budget::new(cache.unwrap_or(CACHE_BYTES)))?;
+    run(global, &Listen::Unix(found.backing.socket), exports_for_clones(&shelf, found.backing.image, &manifest))
+}
+
+fn run(global: &Global, listen: &Listen, exports: Vec<(String, Arc<dyn Export>)>) -> Result<u8> {
     let told: Vec<_> = exports.iter().map(|(name, disk)| (name.clone(), disk.size(), disk.description())).collect();
-    let server = Server::bind(&listen, exports)?;
+    let server = Server::bind(listen, exports)?;
     for (name, bytes, what) in &told {
         let uri = server.uri(name);
         if global.json {

@@ -24,6 +24,15 @@ pub(super) struct Watch {
 impl Watch {
     /// Starts watching. The first Ctrl-C asks the job to stop, the second ends the process at once.
     pub(super) fn start(global: &Global, verb: &'static str) -> Result<Self> {
+        Self::start_as(if global.json { Shown::Json } else { Shown::Bar }, verb)
+    }
+
+    /// As [`Watch::start`], for work that has the terminal to itself: messages are shown, how far it is, is not.
+    pub(super) fn silent(verb: &'static str) -> Result<Self> {
+        Self::start_as(Shown::Messages, verb)
+    }
+
+    fn start_as(shown: Shown, verb: &'static str) -> Result<Self> {
         let progress = Arc::new(Progress::new());
         let done = Arc::new(AtomicBool::new(false));
         let interrupted = Arc::new(AtomicBool::new(false));
@@ -33,10 +42,9 @@ impl Watch {
             register.map_err(|error| Error::Internal(format!("cannot watch for Ctrl-C: {error}")))?;
         }
         let shared = (Arc::clone(&progress), Arc::clone(&done));
-        let json = global.json;
         let thread = std::thread::Builder::new()
             .name("progress".into())
-            .spawn(move || show(&shared.0, &shared.1, &interrupted, verb, json))
+            .spawn(move || show(&shared.0, &shared.1, &interrupted, verb, shown))
             .map_err(|error| Error::Internal(format!("cannot start a thread: {error}")))?;
         Ok(Self { progress, done, thread: Some(thread) })
     }
@@ -57,8 +65,20 @@ impl Drop for Watch {
     }
 }
 
-fn show(progress: &Progress, done: &AtomicBool, interrupted: &AtomicBool, verb: &str, json: bool) {
-    let is_terminal = std::io::stderr().is_terminal() && !json;
+/// What is shown of the work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shown {
+    /// A bar, on a terminal.
+    Bar,
+    /// Lines of JSON.
+    Json,
+    /// What it says, nothing else.
+    Messages,
+}
+
+fn show(progress: &Progress, done: &AtomicBool, interrupted: &AtomicBool, verb: &str, shown: Shown) {
+    let json = shown == Shown::Json;
+    let is_terminal = std::io::stderr().is_terminal() && shown == Shown::Bar;
     let bar = ProgressBar::with_draw_target(
         None,
         if is_terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() },
@@ -79,14 +99,16 @@ fn show(progress: &Progress, done: &AtomicBool, interrupted: &AtomicBool, verb: 
         if interrupted.load(Ordering::Relaxed) && !state.stopping {
             state.stopping = true;
             progress.stop();
-            if !json {
+            if shown == Shown::Bar {
                 bar.suspend(|| eprintln!("Stopping. Press Ctrl-C again to end at once."));
             }
         }
         if over {
             break;
         }
-        state.tell(progress, &bar, verb, json);
+        if shown != Shown::Messages {
+            state.tell(progress, &bar, verb, json);
+        }
         std::thread::park_timeout(Duration::from_millis(100));
     }
     bar.finish_and_clear();

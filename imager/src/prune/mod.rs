@@ -157,6 +157,7 @@ impl Job<'_> {
             progress.begin(Phase::Finishing, 0);
             self.doom(dooms, gain, pruned)?;
         }
+        repository.remove_stale_proofs()?;
         pruned.freed += repository.store().remove_debris(now - CAPTURE_STALE_AFTER)?;
         sweep_sessions(repository, &others, options)
     }
@@ -249,6 +250,7 @@ impl Job<'_> {
         }
         // Otherwise a loss of power could bring back an image without its packs.
         repository.store().flush_deletes(Kind::Image.folder())?;
+        repository.store().flush_deletes(Kind::Clone.folder())?;
         drop_from_index(repository, &inventory, &deletes)?;
         for (id, size) in &deletes {
             progress.check()?;

@@ -18,18 +18,27 @@ pub(super) fn chunks_of(pack: &IndexedPack) -> impl Iterator<Item = u128> + '_ {
     pack.directory.frames.iter().flat_map(|frame| &frame.chunks).map(|chunk| short(chunk.id))
 }
 
-/// Every chunk that an image needs, its block maps included.
+/// Every chunk that an image or a linked clone needs, its block maps included.
 pub(super) fn needed_chunks(repository: &Repository, progress: &Progress) -> Result<KnownChunks> {
     let (images, damaged) = repository.images()?;
     if let Some((_, error)) = damaged.into_iter().next() {
         // Whatever that image needs is not known, so nothing may go.
         return Err(error);
     }
+    // After the images: whoever registers a clone looks afterwards whether its image is there, so that an image that was
+    // forgotten before we looked either has its clone here, or never got one.
+    let clones = repository.clones()?;
+    if let Some((_, error)) = clones.unreadable.into_iter().next() {
+        return Err(error);
+    }
     let (mut reader, _) = map_reader(repository, &HashSet::new(), &mut |_| Ok(()))?;
     let mut needed = KnownChunks::default();
     // Nodes whose children are known to be needed already.
     let mut entered: HashSet<SubtreeContent> = HashSet::new();
-    for (_, manifest) in &images {
+    // Of most clones the image is there: its map is walked once.
+    let forgotten = clones.found.iter().filter(|(_, clone)| !images.iter().any(|(id, _)| *id == clone.image));
+    let manifests = images.iter().map(|(_, manifest)| manifest).chain(forgotten.map(|(_, clone)| &clone.manifest));
+    for manifest in manifests {
         for region in manifest.disks.iter().flat_map(|disk| &disk.regions) {
             progress.check()?;
             let Some(root) = region.root else { continue };

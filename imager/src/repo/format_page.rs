@@ -4,12 +4,14 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::block_map::{FANOUT, LEAF_RECORD, NODE_RECORD, Root, SPAN, UNREADABLE, ZERO, height_for};
+use super::clones::{CloneFile, CloneRecord};
 use super::config::{CONFIG, ChunkSizes, Config, FORMAT_VERSION, Hex, KEYS, KeySlot, MEMORY_KIB_MAX, PASSES_MAX};
 use super::frame::coded_len_max;
 use super::index::INDEX_OBJECT_BYTES;
 use super::manifest::{DISK_BYTES_MAX, DiskImage, Manifest, Region, Stats, Volume};
 use super::object::{self, Kind};
 use super::pack::{self, DIRECTORY_MAX, DIRECTORY_NONCE, FRAME_MAX, PackId};
+use super::proofs::ProofRecord;
 use super::seal::{MasterSecret, Suite, TAG_LEN};
 use super::session::{CAPTURE_STALE_AFTER, Doomed, HEARTBEAT, SessionRecord, Work};
 use crate::disk::identity::Identity;
@@ -32,7 +34,7 @@ fn text(magic: &[u8]) -> String {
 #[test]
 fn names_and_magics() {
     page_has(&format!("# The repository format, version {FORMAT_VERSION}\n"));
-    for kind in [Kind::Image, Kind::Index, Kind::Session, Kind::Doomed] {
+    for kind in [Kind::Image, Kind::Index, Kind::Session, Kind::Doomed, Kind::Clone, Kind::Proof] {
         page_has(&format!("\n{}/", kind.folder()));
         page_has(&format!("`{}` in `{}`", text(kind.tag()), kind.folder()));
     }
@@ -57,6 +59,8 @@ fn sizes_and_bounds() {
         ("payload of an object in `index`", Kind::Index.payload_max(), " bytes"),
         ("payload of an object in `sessions`", Kind::Session.payload_max(), " bytes"),
         ("payload of an object in `doomed`", Kind::Doomed.payload_max(), " bytes"),
+        ("payload of an object in `clones`", Kind::Clone.payload_max(), " bytes"),
+        ("payload of an object in `proofs`", Kind::Proof.payload_max(), " bytes"),
         ("index object: closed by its writer from", INDEX_OBJECT_BYTES as u64, " bytes"),
         ("all disks of an image together", DISK_BYTES_MAX, " bytes"),
         ("Argon2id memory", u64::from(MEMORY_KIB_MAX), " KiB"),
@@ -85,7 +89,15 @@ fn sizes_and_bounds() {
 /// Every field of every JSON object is on the page, and every one that the page has is in some object.
 #[test]
 fn json_fields() {
-    let values = [json!(config()), json!(slot()), json!(session()), json!(doomed()), json!(manifest())];
+    let values = [
+        json!(config()),
+        json!(slot()),
+        json!(session()),
+        json!(doomed()),
+        json!(manifest()),
+        json!(linked_clone()),
+        json!(ProofRecord::begun()),
+    ];
     let mut fields = Vec::new();
     values.iter().for_each(|value| collect_fields(value, &mut fields));
     for field in &fields {
@@ -178,6 +190,17 @@ fn session() -> SessionRecord {
 
 fn doomed() -> Doomed {
     Doomed { version: FORMAT_VERSION, packs: Vec::new(), waits_for: Vec::new() }
+}
+
+fn linked_clone() -> CloneRecord {
+    CloneRecord {
+        version: FORMAT_VERSION,
+        image: Hex([0; 16]),
+        host: String::new(),
+        created: Timestamp::UNIX_EPOCH,
+        files: vec![CloneFile { disk: 0, path: String::new() }],
+        manifest: manifest(),
+    }
 }
 
 fn notes() -> Vec<Note> {

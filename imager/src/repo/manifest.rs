@@ -173,7 +173,9 @@ impl Repository {
     /// What the store says.
     pub fn forget_image(&self, id: ImageId) -> Result<()> {
         self.store().delete(&object_name(id))?;
-        self.store().flush_deletes(Kind::Image.folder())
+        self.store().flush_deletes(Kind::Image.folder())?;
+        // What was kept of it. Should this be cut off, a prune does it.
+        self.remove_proof(id)
     }
 
     /// The ids of all images.
@@ -285,7 +287,7 @@ impl Manifest {
     }
 
     /// Regions are ascending, disjoint and within their disk and their partition.
-    fn check(&self) -> Result<(), String> {
+    pub(super) fn check(&self) -> Result<(), String> {
         let total = self.disks.iter().try_fold(0u64, |sum, disk| sum.checked_add(disk.size));
         if total.is_none_or(|total| total > DISK_BYTES_MAX) {
             return Err("its disks are larger than disks can be".to_owned());

@@ -3,6 +3,7 @@
 //! `FORMAT.md` describes every byte. Must not know: disks, file systems, how images come to be.
 
 pub mod block_map;
+pub mod clones;
 pub mod config;
 #[cfg(test)]
 mod format_page;
@@ -11,6 +12,7 @@ pub mod index;
 pub mod manifest;
 pub mod object;
 pub mod pack;
+pub mod proofs;
 pub mod reader;
 pub mod seal;
 pub mod session;

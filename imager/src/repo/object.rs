@@ -1,8 +1,8 @@
-//! Small sealed objects: manifests, indexes, sessions, lists of doomed packs.
+//! Small sealed objects: manifests, indexes, sessions, lists of doomed packs, linked clones, proofs.
 //!
 //! ```text
 //!  0  8  magic "LBOAT-1\n"
-//!  8  4  kind: "IMGE", "INDX", "SESS", "DOOM"
+//!  8  4  kind: "IMGE", "INDX", "SESS", "DOOM", "CLON", "PROF"
 //! 12 12  nonce, random
 //! 24  8  length of the payload before compression, little endian
 //! 32  …  the payload as one zstd frame, sealed; its tag of 16 bytes is the end of the object
@@ -34,6 +34,10 @@ pub enum Kind {
     Session,
     /// Packs about to be deleted.
     Doomed,
+    /// A linked clone, which needs its image.
+    Clone,
+    /// What a boot of an image showed.
+    Proof,
 }
 
 impl Kind {
@@ -45,6 +49,8 @@ impl Kind {
             Self::Index => "index",
             Self::Session => "sessions",
             Self::Doomed => "doomed",
+            Self::Clone => "clones",
+            Self::Proof => "proofs",
         }
     }
 
@@ -53,6 +59,10 @@ impl Kind {
     pub(super) fn payload_max(self) -> u64 {
         match self {
             Self::Image => 64 << 20,
+            // With an image's manifest in it.
+            Self::Clone => 65 << 20,
+            // With a picture in it.
+            Self::Proof => 64 << 20,
             Self::Index => 288 << 20,
             Self::Session => 1 << 20,
             Self::Doomed => 256 << 20,
@@ -70,6 +80,8 @@ impl Kind {
             Self::Index => b"INDX",
             Self::Session => b"SESS",
             Self::Doomed => b"DOOM",
+            Self::Clone => b"CLON",
+            Self::Proof => b"PROF",
         }
     }
 }

@@ -130,7 +130,7 @@ pub fn verify_repository(
     for error in repository.check_plain_objects()? {
         report.object(&error);
     }
-    for kind in [Kind::Session, Kind::Doomed] {
+    for kind in [Kind::Session, Kind::Doomed, Kind::Proof] {
         for object in repository.store().list(kind.folder())? {
             match repository.read_object(kind, &object.name) {
                 Ok(_) | Err(Error::Missing { .. }) => {}
@@ -147,12 +147,18 @@ pub fn verify_repository(
     }
     let (images, damaged) = repository.images()?;
     damaged.iter().for_each(|(_, error)| report.object(error));
+    let clones = repository.clones()?;
+    clones.unreadable.iter().for_each(|(_, error)| report.object(error));
+    // What a linked clone needs of an image that is gone is looked at like an image.
+    let of_clones = clones.found.into_iter().map(|(_, clone)| (clone.image, clone.manifest));
+    let forgotten: Vec<(ImageId, Manifest)> =
+        of_clones.filter(|(image, _)| !images.iter().any(|(id, _)| id == image)).collect();
     for (id, _) in repository.unfinished_images()? {
         report.leftovers.push(format!("image {id} was never finished"));
     }
     // What was read badly here is bad for every image.
     let bad = verify_packs(repository, depth, memory, progress, &mut report)?;
-    for (id, manifest) in &images {
+    for (id, manifest) in images.iter().chain(&forgotten) {
         progress.check()?;
         let image = Image { repository, manifest, excluded: &bad.packs, memory, progress };
         let mut missing = HashSet::new();

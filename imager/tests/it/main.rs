@@ -5,6 +5,7 @@ mod bad_sectors;
 mod cli;
 mod clonezilla;
 mod clonezilla_odd;
+mod clone;
 mod copy;
 mod cut_off;
 mod engine;

@@ -1,0 +1,173 @@
+//! What a virtual machine needs of this machine: QEMU, firmware, an accelerator that works, memory.
+//!
+//! Must not know: images.
+
+#![forbid(unsafe_code)]
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, Result};
+use crate::memory::Budget;
+
+/// The emulator's name.
+pub const QEMU: &str = "qemu-system-x86_64";
+/// A probe that takes longer has failed.
+const PROBE: Duration = Duration::from_secs(10);
+/// What the probe's boot sector writes, and what QEMU's exit status is then.
+const PROBE_STATUS: i32 = (0x10 << 1) | 1;
+
+/// A boot sector that says that it runs, by a port on which QEMU ends, and then waits.
+const PROBE_CODE: [u8; 10] = [
+    0xBA, 0x01, 0x05, // mov dx, 0x501
+    0xB0, 0x10, // mov al, 0x10
+    0xEE, // out dx, al
+    0xF4, // hlt
+    0xEB, 0xFD, // jmp to the hlt
+    0x90,
+];
+
+/// Where distributions put UEFI for virtual machines: the code, and variables that are empty yet. Debian and Ubuntu,
+/// Fedora and RHEL, Arch, openSUSE, Gentoo.
+const UEFI: &[(&str, &str)] = &[
+    ("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"),
+    ("/usr/share/OVMF/OVMF_CODE.fd", "/usr/share/OVMF/OVMF_VARS.fd"),
+    ("/usr/share/edk2/ovmf/OVMF_CODE.fd", "/usr/share/edk2/ovmf/OVMF_VARS.fd"),
+    ("/usr/share/edk2/x64/OVMF_CODE.4m.fd", "/usr/share/edk2/x64/OVMF_VARS.4m.fd"),
+    ("/usr/share/edk2/x64/OVMF_CODE.fd", "/usr/share/edk2/x64/OVMF_VARS.fd"),
+    ("/usr/share/edk2-ovmf/x64/OVMF_CODE.fd", "/usr/share/edk2-ovmf/x64/OVMF_VARS.fd"),
+    ("/usr/share/qemu/ovmf-x86_64-4m-code.bin", "/usr/share/qemu/ovmf-x86_64-4m-vars.bin"),
+    ("/usr/share/qemu/ovmf-x86_64-code.bin", "/usr/share/qemu/ovmf-x86_64-vars.bin"),
+    ("/usr/share/edk2-ovmf/OVMF_CODE.fd", "/usr/share/edk2-ovmf/OVMF_VARS.fd"),
+];
+
+/// Firmware files for UEFI.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UefiFiles {
+    /// The code, which is never written.
+    pub code: PathBuf,
+    /// Empty variables, to be copied.
+    pub variables: PathBuf,
+}
+
+/// What runs the guest's code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accelerator {
+    /// The processor itself.
+    Kvm,
+    /// An emulated processor: the same, ten to twenty times slower.
+    Tcg,
+}
+
+impl fmt::Display for Accelerator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Kvm => "KVM",
+            Self::Tcg => "emulated processor",
+        })
+    }
+}
+
+/// Where QEMU is.
+///
+/// # Errors
+/// [`Error::Usage`] with what to install.
+pub fn qemu() -> Result<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|folder| folder.join(QEMU)).find(|file| file.is_file());
+    found.ok_or_else(|| {
+        Error::Usage(format!(
+            "{QEMU} is not on the PATH: install QEMU (qemu-system-x86 on Debian and Ubuntu, qemu-kvm on Fedora and RHEL, qemu-system-x86 on Arch)"
+        ))
+    })
+}
+
+/// Where UEFI for virtual machines is.
+///
+/// # Errors
+/// [`Error::Usage`] with what to install.
+pub fn uefi() -> Result<UefiFiles> {
+    let there = |(code, variables): &&(&str, &str)| Path::new(code).is_file() && Path::new(variables).is_file();
+    let found = UEFI.iter().find(there);
+    found.map(|(code, variables)| UefiFiles { code: code.into(), variables: variables.into() }).ok_or_else(|| {
+        Error::Usage("there is no UEFI for virtual machines here: install OVMF (ovmf on Debian and Ubuntu, edk2-ovmf on Fedora, RHEL and Arch)".into())
+    })
+}
+
+/// The accelerator that works: KVM when a machine of one boot sector gets somewhere with it. That `/dev/kvm` is there,
+/// and can be opened, says nothing in a container or a virtual machine.
+#[must_use]
+pub fn accelerator(qemu: &Path) -> Accelerator {
+    let open = std::fs::File::options().read(true).write(true).open("/dev/kvm");
+    if open.is_ok() && boots_with(qemu, "kvm").unwrap_or(false) { Accelerator::Kvm } else { Accelerator::Tcg }
+}
+
+/// Whether a boot sector runs with an accelerator.
+fn boots_with(qemu: &Path, accelerator: &str) -> std::io::Result<bool> {
+    let folder = tempfile::tempdir()?;
+    let disk = folder.path().join("probe");
+    let mut sector = PROBE_CODE.to_vec();
+    sector.resize(510, 0);
+    sector.extend_from_slice(&[0x55, 0xAA]);
+    std::fs::write(&disk, sector)?;
+    let mut drive = std::ffi::OsString::from("if=ide,format=raw,file=");
+    drive.push(super::options::escaped(&disk));
+    let mut child = Command::new(qemu)
+        .args(["-nodefaults", "-no-user-config", "-display", "none", "-machine", "pc", "-m", "32", "-accel"])
+        .args([accelerator, "-device", "isa-debug-exit,iobase=0x501,iosize=2", "-no-reboot", "-drive"])
+        .arg(drive)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()?;
+    let deadline = Instant::now() + PROBE;
+    while Instant::now() < deadline {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status.code() == Some(PROBE_STATUS));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    child.kill()?;
+    child.wait()?;
+    Ok(false)
+}
+
+/// Memory for a virtual machine that would like to have `wanted` bytes: no more than half of what is free here. A
+/// multiple of a MiB.
+#[must_use]
+pub fn memory(wanted: u64) -> u64 {
+    let spare = Budget::of_this_machine().bytes();
+    wanted.min(spare).max(MEMORY_MIN) >> 20 << 20
+}
+
+/// With less, few systems start.
+pub const MEMORY_MIN: u64 = 256 << 20;
+
+/// Processors for a virtual machine that would like to have `wanted`.
+#[must_use]
+pub fn processors(wanted: u32) -> u32 {
+    let here = std::thread::available_parallelism().map_or(1, |count| u32::try_from(count.get()).unwrap_or(u32::MAX));
+    wanted.clamp(1, here.min(8))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_probe_tells_what_works_from_what_does_not() {
+        let Ok(qemu) = qemu() else { return };
+        assert!(boots_with(&qemu, "tcg").unwrap());
+        assert!(!boots_with(&qemu, "there-is-no-such-accelerator").unwrap());
+    }
+
+    #[test]
+    fn a_machine_gets_what_can_be_spared() {
+        assert_eq!(memory(0), MEMORY_MIN);
+        assert!(memory(u64::MAX) <= Budget::of_this_machine().bytes().max(MEMORY_MIN) + (1 << 20));
+        assert_eq!(processors(0), 1);
+        assert!(processors(u32::MAX) <= 8);
+    }
+}
