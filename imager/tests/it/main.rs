@@ -8,6 +8,7 @@ mod cut_off;
 mod engine;
 mod faults;
 mod files;
+mod files_hostile;
 mod flips;
 mod fs_ext;
 mod fs_ext_damage;
