@@ -13,6 +13,8 @@ pub(crate) const MEDIA: &[&str] =
 
 /// What the tests compare with, and where the machines come from that they boot.
 pub(crate) const TESTS: &[&str] = &[
+    "acl",
+    "attr",
     "btrfs-progs",
     "bzip2",
     "cpio",

@@ -1,5 +1,6 @@
 //! A volume, or a disk, that takes little room.
 
+use std::borrow::Cow;
 use std::io;
 
 use imager::extent::Extent;
@@ -19,7 +20,7 @@ pub(crate) struct PatchedVolume<'a> {
 }
 
 enum Patch<'a> {
-    Bytes(&'a [u8]),
+    Bytes(Cow<'a, [u8]>),
     Fill(u8, u64),
 }
 
@@ -33,13 +34,24 @@ impl<'a> PatchedVolume<'a> {
             let patch = if len & 0x8000 == 0 {
                 let (bytes, rest) = data.split_at(data.len().min(usize::from(len)));
                 data = rest;
-                Patch::Bytes(bytes)
+                Patch::Bytes(Cow::Borrowed(bytes))
             } else {
                 Patch::Fill(take::<1>(&mut data).map_or(0, |[byte]| byte), u64::from(len & 0x7FFF) * 64)
             };
             patches.push((u64::from(start), patch));
         }
         Self { size, patches }
+    }
+
+    /// The same, to be kept by those who keep volumes.
+    #[allow(dead_code, reason = "not every target keeps one")]
+    pub(crate) fn into_owned(self) -> PatchedVolume<'static> {
+        let owned = |patch| match patch {
+            Patch::Bytes(bytes) => Patch::Bytes(Cow::Owned(bytes.into_owned())),
+            Patch::Fill(byte, len) => Patch::Fill(byte, len),
+        };
+        let patches = self.patches.into_iter().map(|(start, patch)| (start, owned(patch))).collect();
+        PatchedVolume { size: self.size, patches }
     }
 }
 

@@ -14,7 +14,7 @@ use crate::files::address::{Address, Found, LastLink, choices, find_part, resolv
 use crate::files::copy::{self, Existing, Options, Owners, Recursive, Summary};
 use crate::files::walk::{Event, Next, Order, entries, walk};
 use crate::files::{self, FileSystem, Kind, Stat, Time, parts, screen, unwrapped};
-use crate::fs::FsError;
+use crate::fs::{FsError, Note};
 use crate::image_disk::Shelf;
 use crate::memory::Budget;
 use crate::progress::Progress;
@@ -151,6 +151,13 @@ fn opened(global: &Global, places: &[OsString]) -> Result<Opened> {
         return Ok(Opened { manifest, part: None, paths: Vec::new() });
     };
     let part = find_part(&manifest, name)?;
+    for note in part.captured.iter().flat_map(|captured| &captured.notes) {
+        if let Note::Hibernated { detail } = note {
+            let name = part.name(&manifest);
+            let detail = shown(detail.as_bytes());
+            warn(global, &format!("{name}: {detail}: what that system has in memory is not in the files"));
+        }
+    }
     let shelf = Shelf::open(repository, Budget::new(CACHE_BYTES))?;
     let opened = files::open(&shelf, &manifest, part.disk, part.partition).map_err(|error| match error {
         Error::FileSystem(error @ FsError::Unsupported(_)) => {

@@ -32,7 +32,7 @@ use crate::read_at::ReadAt;
 use crate::repo::manifest::Manifest;
 
 pub(crate) use self::mapped::{BytesFile, MappedFile, Piece};
-pub use self::partition::{Part, PartitionVolume, parts};
+pub use self::partition::{Part, PartitionVolume, ReadAhead, parts};
 
 /// A volume that a file system can keep.
 pub type Volume = Arc<dyn ReadAt + Send + Sync>;
@@ -310,7 +310,7 @@ pub fn open(
     disk: usize,
     partition: Option<u32>,
 ) -> Result<Arc<dyn FileSystem>> {
-    let volume = PartitionVolume::new(shelf, manifest, disk, partition)?;
+    let volume = PartitionVolume::new(shelf, manifest, disk, partition)?.with_read_ahead(ReadAhead::start());
     Ok(open_volume(Arc::new(volume))?)
 }
 

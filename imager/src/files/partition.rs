@@ -2,12 +2,16 @@
 //!
 //! Must not know: file systems.
 
+use std::collections::VecDeque;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+
+use crossbeam_channel::{Sender, bounded};
 
 use crate::error::{Error, Result};
 use crate::extent::Extent;
 use crate::image_disk::{ImageDisk, Shelf};
+use crate::progress::lock;
 use crate::read_at::{ReadAt, check_range};
 use crate::repo::manifest::{Manifest, Volume as Captured};
 use crate::table::Role;
@@ -70,10 +74,48 @@ pub fn parts(manifest: &Manifest) -> Vec<Part> {
     parts
 }
 
+/// Fetches what readers that go forward will want next, on a thread of its own.
+pub struct ReadAhead {
+    sender: Sender<(Arc<ImageDisk>, Extent)>,
+    /// Where the last reads ended.
+    ends: Mutex<VecDeque<u64>>,
+}
+
+impl ReadAhead {
+    /// Reads that are smaller are metadata.
+    const READ_BYTES_MIN: u64 = 32 << 10;
+    /// Readers that are told apart.
+    const ENDS_MAX: usize = 32;
+
+    /// Starts the thread; it ends with the last of its volumes. Without a thread nothing is fetched ahead.
+    #[must_use]
+    pub fn start() -> Option<Arc<Self>> {
+        let (sender, receiver) = bounded::<(Arc<ImageDisk>, Extent)>(4);
+        let work = move || receiver.into_iter().for_each(|(disk, done)| disk.read_ahead(done));
+        std::thread::Builder::new().name("read-ahead".into()).spawn(work).ok()?;
+        Some(Arc::new(Self { sender, ends: Mutex::default() }))
+    }
+
+    fn note(&self, disk: &Arc<ImageDisk>, read: Extent) {
+        let mut ends = lock(&self.ends);
+        let goes_forward = ends.contains(&read.start);
+        ends.push_back(read.end());
+        if ends.len() > Self::ENDS_MAX {
+            ends.pop_front();
+        }
+        drop(ends);
+        if goes_forward {
+            // When the thread cannot keep up, there is no use in more.
+            let _ = self.sender.try_send((Arc::clone(disk), read));
+        }
+    }
+}
+
 /// A partition of an image's disk, seen as a disk.
 pub struct PartitionVolume {
     disk: Arc<ImageDisk>,
     place: Extent,
+    ahead: Option<Arc<ReadAhead>>,
 }
 
 impl PartitionVolume {
@@ -97,14 +139,25 @@ impl PartitionVolume {
     /// A part of a disk that is open already.
     #[must_use]
     pub fn of(disk: Arc<ImageDisk>, place: Extent) -> Self {
-        Self { disk, place }
+        Self { disk, place, ahead: None }
+    }
+
+    /// The same, with what follows each read fetched ahead.
+    #[must_use]
+    pub fn with_read_ahead(self, ahead: Option<Arc<ReadAhead>>) -> Self {
+        Self { ahead, ..self }
     }
 }
 
 impl ReadAt for PartitionVolume {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
         check_range(offset, buf.len(), self.place.len)?;
-        self.disk.read(self.place.start.saturating_add(offset), buf).map_err(io::Error::other)
+        let start = self.place.start.saturating_add(offset);
+        self.disk.read(start, buf).map_err(io::Error::other)?;
+        if let Some(ahead) = self.ahead.as_ref().filter(|_| buf.len() as u64 >= ReadAhead::READ_BYTES_MIN) {
+            ahead.note(&self.disk, Extent::new(start, buf.len() as u64));
+        }
+        Ok(())
     }
 
     fn size(&self) -> u64 {

@@ -32,7 +32,8 @@ impl Directory {
             Ok(()) => None,
         };
         let is_same_case = files.description().case == Case::Same;
-        let mut directory = Self { by_name: HashMap::with_capacity(entries.len()), by_folded: HashMap::new(), entries, damage };
+        let mut directory =
+            Self { by_name: HashMap::with_capacity(entries.len()), by_folded: HashMap::new(), entries, damage };
         for (index, entry) in directory.entries.iter().enumerate() {
             directory.by_name.entry(entry.name.clone()).or_insert(index);
             if is_same_case {
@@ -45,7 +46,8 @@ impl Directory {
     /// The entry of a name.
     pub(super) fn find(&self, name: &[u8]) -> Option<&Entry> {
         let exact = self.by_name.get(name);
-        let index = exact.or_else(|| if self.by_folded.is_empty() { None } else { self.by_folded.get(&fold_case(name)) });
+        let index =
+            exact.or_else(|| if self.by_folded.is_empty() { None } else { self.by_folded.get(&fold_case(name)) });
         self.entries.get(*index?)
     }
 }

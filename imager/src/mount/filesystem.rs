@@ -10,8 +10,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fuser::{
-    Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, KernelConfig, LockOwner, OpenFlags,
-    ReplyAttr, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyXattr, Request,
+    Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, KernelConfig, LockOwner,
+    OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
+    ReplyXattr, Request,
 };
 
 use super::attributes::{file_type, of_file, of_node};
@@ -124,36 +125,37 @@ impl ImageFs {
     fn fill(&self, number: INodeNo, handle: FileHandle, offset: u64, reply: &mut ReplyDirectory) -> Result<(), Errno> {
         let skip = usize::try_from(offset).unwrap_or(usize::MAX);
         let dots = [".", ".."].map(|name| (name.as_bytes().to_vec(), number, FileType::Directory));
-        let names: Box<dyn Iterator<Item = (Vec<u8>, INodeNo, FileType)>> = match (self.meant(number)?, self.handle(handle)) {
-            (Meant::Node(Node::Directory(names)), _) => Box::new(names.iter().map(|(name, child)| {
-                let (number, kind) = match *child {
-                    Child::Node(node) => {
-                        let is_raw = matches!(self.tree.meant(node), Some(Meant::Node(Node::Raw(_))));
-                        (node, if is_raw { FileType::RegularFile } else { FileType::Directory })
-                    }
-                    // It is not opened only to be listed.
-                    Child::Files(slot) => (Tree::number(slot, NodeId(0)).unwrap_or(ROOT), FileType::Directory),
-                };
-                (name.as_bytes().to_vec(), INodeNo(number), kind)
-            })),
-            (Meant::File(slot, files, _), Some(Handle::Directory(directory))) => {
-                let all: Vec<_> = directory
-                    .entries
-                    .iter()
-                    .skip(skip.saturating_sub(2))
-                    // More does not fit into one answer.
-                    .take(4096)
-                    .map(|entry| {
-                        let kind = entry.kind.or_else(|| files.stat(entry.node).ok().map(|stat| stat.kind));
-                        let number = Tree::number(slot, entry.node).unwrap_or(ROOT);
-                        (entry.name.clone(), INodeNo(number), file_type(kind.unwrap_or(Kind::File)))
-                    })
-                    .collect();
-                let before = if skip < 2 { &dots[skip..] } else { &[] };
-                return add_all(before.iter().cloned().chain(all), offset, reply);
-            }
-            _ => return Err(Errno::ENOTDIR),
-        };
+        let names: Box<dyn Iterator<Item = (Vec<u8>, INodeNo, FileType)>> =
+            match (self.meant(number)?, self.handle(handle)) {
+                (Meant::Node(Node::Directory(names)), _) => Box::new(names.iter().map(|(name, child)| {
+                    let (number, kind) = match *child {
+                        Child::Node(node) => {
+                            let is_raw = matches!(self.tree.meant(node), Some(Meant::Node(Node::Raw(_))));
+                            (node, if is_raw { FileType::RegularFile } else { FileType::Directory })
+                        }
+                        // It is not opened only to be listed.
+                        Child::Files(slot) => (Tree::number(slot, NodeId(0)).unwrap_or(ROOT), FileType::Directory),
+                    };
+                    (name.as_bytes().to_vec(), INodeNo(number), kind)
+                })),
+                (Meant::File(slot, files, _), Some(Handle::Directory(directory))) => {
+                    let all: Vec<_> = directory
+                        .entries
+                        .iter()
+                        .skip(skip.saturating_sub(2))
+                        // More does not fit into one answer.
+                        .take(4096)
+                        .map(|entry| {
+                            let kind = entry.kind.or_else(|| files.stat(entry.node).ok().map(|stat| stat.kind));
+                            let number = Tree::number(slot, entry.node).unwrap_or(ROOT);
+                            (entry.name.clone(), INodeNo(number), file_type(kind.unwrap_or(Kind::File)))
+                        })
+                        .collect();
+                    let before = if skip < 2 { &dots[skip..] } else { &[] };
+                    return add_all(before.iter().cloned().chain(all), offset, reply);
+                }
+                _ => return Err(Errno::ENOTDIR),
+            };
         add_all(dots.into_iter().chain(names).skip(skip), offset, reply)
     }
 
@@ -288,7 +290,14 @@ impl Filesystem for ImageFs {
         }
     }
 
-    fn releasedir(&self, _request: &Request, _number: INodeNo, handle: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
+    fn releasedir(
+        &self,
+        _request: &Request,
+        _number: INodeNo,
+        handle: FileHandle,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
         lock(&self.handles).remove(&handle.0);
         reply.ok();
     }
@@ -328,7 +337,15 @@ impl Filesystem for ImageFs {
         }
     }
 
-    fn lseek(&self, _request: &Request, number: INodeNo, handle: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+    fn lseek(
+        &self,
+        _request: &Request,
+        number: INodeNo,
+        handle: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
         let Ok(from) = u64::try_from(offset) else { return reply.error(Errno::EINVAL) };
         let (size, data) = match (self.handle(handle), self.tree.meant(number.0)) {
             (Some(Handle::File(file)), _) => (file.size(), file.next_data(from)),

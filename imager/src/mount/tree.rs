@@ -4,9 +4,9 @@
 
 use std::sync::{Arc, Mutex, OnceLock};
 
-use super::super::files::{self, FileSystem, NodeId, Part, PartitionVolume, parts};
 use crate::error::Result;
 use crate::extent::Extent;
+use crate::files::{self, FileSystem, NodeId, Part, PartitionVolume, ReadAhead, parts};
 use crate::fs::FsError;
 use crate::image_disk::{ImageDisk, Shelf};
 use crate::progress::lock;
@@ -65,6 +65,7 @@ pub(super) struct Tree {
     nodes: Vec<Node>,
     slots: Vec<Slot>,
     warnings: Arc<Warnings>,
+    ahead: Option<Arc<ReadAhead>>,
     pub(super) size: u64,
     pub(super) created: jiff::Timestamp,
 }
@@ -81,6 +82,7 @@ impl Tree {
             nodes: vec![Node::Directory(Vec::new())],
             slots: Vec::new(),
             warnings: Arc::default(),
+            ahead: ReadAhead::start(),
             size: manifest.disks.iter().map(|disk| disk.size).sum(),
             created: manifest.created,
         };
@@ -88,14 +90,14 @@ impl Tree {
         let mut disks = Vec::new();
         for (number, disk) in ImageDisk::all_of(shelf, manifest).into_iter().enumerate() {
             let disk = Arc::new(disk);
-            let whole = PartitionVolume::of(Arc::clone(&disk), Extent::new(0, disk.size()));
+            let whole = tree.volume(&disk, Extent::new(0, disk.size()));
             let mut names = vec![("disk.raw".to_owned(), Child::Node(tree.add(Node::Raw(whole))))];
             for part in all.iter().filter(|part| part.disk == number) {
                 let name = part.name(manifest);
                 match part.partition {
                     None => names.extend(tree.files(name, &disk, part)),
                     Some(partition) => {
-                        let raw = PartitionVolume::of(Arc::clone(&disk), part.place);
+                        let raw = tree.volume(&disk, part.place);
                         let mut inner = vec![("partition.raw".to_owned(), Child::Node(tree.add(Node::Raw(raw))))];
                         inner.extend(tree.files(name, &disk, part));
                         names.push((format!("p{partition}"), Child::Node(tree.add(Node::Directory(inner)))));
@@ -110,6 +112,10 @@ impl Tree {
         Ok(tree)
     }
 
+    fn volume(&self, disk: &Arc<ImageDisk>, place: Extent) -> PartitionVolume {
+        PartitionVolume::of(Arc::clone(disk), place).with_read_ahead(self.ahead.clone())
+    }
+
     fn add(&mut self, node: Node) -> u64 {
         self.nodes.push(node);
         self.nodes.len() as u64
@@ -120,10 +126,12 @@ impl Tree {
             return None;
         }
         if self.slots.len() >= FILE_SYSTEMS_MAX {
-            self.warnings.say(format!("{name}: the files of only {FILE_SYSTEMS_MAX} file systems can be shown; its partition.raw is there"));
+            self.warnings.say(format!(
+                "{name}: the files of only {FILE_SYSTEMS_MAX} file systems can be shown; its partition.raw is there"
+            ));
             return None;
         }
-        let volume = Mutex::new(Some(PartitionVolume::of(Arc::clone(disk), part.place)));
+        let volume = Mutex::new(Some(self.volume(disk, part.place)));
         let used = part.captured.as_ref().map_or(0, |captured| captured.used);
         self.slots.push(Slot { name, volume, used, opened: OnceLock::new() });
         Some(("files".to_owned(), Child::Files(self.slots.len() - 1)))

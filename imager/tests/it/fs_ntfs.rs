@@ -14,13 +14,13 @@ use crate::support::{output, run, sparse_file};
 use crate::volume::{FileVolume, Overlay, Random, copy_used};
 
 /// An ntfs-3g process that serves a mounted image; unmounted, and ended, when dropped.
-struct Mounted {
-    at: PathBuf,
+pub(crate) struct Mounted {
+    pub(crate) at: PathBuf,
     daemon: Child,
 }
 
 impl Mounted {
-    fn new(image: &Path, options: &str) -> Self {
+    pub(crate) fn new(image: &Path, options: &str) -> Self {
         let at = image.with_extension("mnt");
         fs::create_dir_all(&at).unwrap();
         let mut command = Command::new("ntfs-3g");

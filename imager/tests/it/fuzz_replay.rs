@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use imager::extent::{Extent, ExtentSet};
 use imager::fs::inspect;
@@ -19,6 +19,8 @@ mod block_map;
 mod bytes_of;
 #[path = "../../fuzz/entries/config.rs"]
 mod config;
+#[path = "../../fuzz/entries/files.rs"]
+mod files;
 #[path = "../../fuzz/entries/filesystem.rs"]
 mod filesystem;
 #[path = "../../fuzz/entries/index.rs"]
@@ -53,6 +55,11 @@ fn replay(target: &str, entry: fn(&[u8])) {
 #[test]
 fn filesystem_corpus() {
     replay("filesystem", filesystem::run);
+}
+
+#[test]
+fn files_corpus() {
+    replay("files", files::run);
 }
 
 #[test]
@@ -172,12 +179,18 @@ impl ReadAt for Watched {
 /// What the encoding of volumes repeats a byte in multiples of, and zeros are left out by.
 const UNIT: usize = 64;
 
-/// Encodes what a reader looks at as a seed.
+/// Encodes what a reader of allocation maps looks at as a seed.
 fn seed_of(image: &Path) -> Vec<u8> {
-    let volume = Watched { bytes: fs::read(image).unwrap(), read: Mutex::default() };
-    let found = inspect(&volume);
-    assert!(found.used.total() < found.size, "{} is read whole: {:?}", image.display(), found.notes);
-    let mut read = volume.read.into_inner().unwrap();
+    seed_of_what_is_read(image, |volume| {
+        let found = inspect(&*volume);
+        assert!(found.used.total() < found.size, "{} is read whole: {:?}", image.display(), found.notes);
+    })
+}
+
+fn seed_of_what_is_read(image: &Path, look: impl FnOnce(Arc<Watched>)) -> Vec<u8> {
+    let volume = Arc::new(Watched { bytes: fs::read(image).unwrap(), read: Mutex::default() });
+    look(Arc::clone(&volume));
+    let mut read = std::mem::take(&mut *volume.read.lock().unwrap());
     read.sort_unstable();
     encode(&volume.bytes, &read.into_iter().collect())
 }
@@ -283,6 +296,75 @@ const SEEDS: [Seed; 17] = [
         umount $1.mnt; while fuser -s $1; do sleep 0.1; done",
     ),
 ];
+
+/// A few files of every kind, for the seeds of files; `mnt` is where the file system is mounted.
+const SOME_FILES: &str = r#"
+    mkdir -p $1.mnt/a/b/c $1.mnt/many; echo text >$1.mnt/a/text; ln -s ../text $1.mnt/a/b/link
+    ln -s "$(printf 'long/%.0s' $(seq 40))" $1.mnt/long; ln $1.mnt/a/text $1.mnt/a/b/c/hard
+    for ((i = 0; i < 40; i++)); do : >$1.mnt/many/name-$i; done; truncate -s 8M $1.mnt/sparse
+    for i in 0 2 4 6 8 10 12 14 16 18 20 22 24; do printf x | dd of=$1.mnt/fragments bs=4096 seek=$i conv=notrunc status=none; done
+    mknod $1.mnt/null c 1 3; setfattr -n user.name -v value $1.mnt/a/text; setfattr -n user.large -v $(printf %0600d 1) $1.mnt/a/text
+    setfacl -m u:5:r $1.mnt/a/text; sync -f $1.mnt; umount $1.mnt"#;
+
+/// What makes the seeds of files: name, size, and how to make and mount the file system on `$1`.
+const FILES_SEEDS: [(&str, u64, &str); 10] = [
+    ("ext2", 2 << 20, "mkfs.ext2 -q -F -b 1024 -I 128 $1; mount $1 $1.mnt"),
+    ("ext4", 4 << 20, "mkfs.ext4 -q -F -b 1024 -O inline_data,ea_inode $1; mount $1 $1.mnt"),
+    ("ext4-plain", 4 << 20, "mkfs.ext4 -q -F -b 4096 -O ^metadata_csum,^has_journal $1; mount $1 $1.mnt"),
+    (
+        "xfs-v4",
+        32 << 20,
+        r"printf '/\n0 0\nd--755 0 0\na d--755 0 0\ntext ---644 0 0 /etc/services\nlink l--777 0 0 ../b\n$\nb ---644 0 0 /etc/hostname\n$\n' >$1.proto
+        mkfs.xfs -q -f --unsupported -m crc=0 -n ftype=0 -b size=1024 -d agcount=2 -p $1.proto $1",
+    ),
+    ("xfs-v5", 32 << 20, "mkfs.xfs -q -f --unsupported -d agcount=2 $1; mount $1 $1.mnt"),
+    (
+        "ntfs",
+        2 << 20,
+        "mkntfs -F -Q -q -c 1024 $1; ntfs-3g $1 $1.mnt -o compression,special_files=wsl; mkdir $1.mnt/zip; setfattr -h -n system.ntfs_attrib_be -v 0x00000810 $1.mnt/zip; seq 9000 >$1.mnt/zip/numbers",
+    ),
+    ("ntfs-4k", 4 << 20, "mkntfs -F -Q -q $1; ntfs-3g $1 $1.mnt -o special_files=wsl"),
+    ("fat12", 1440 << 10, "mkfs.fat -F 12 $1"),
+    ("fat16", 12 << 20, "mkfs.fat -F 16 $1"),
+    ("fat32", 40 << 20, "mkfs.fat -F 32 -s 1 $1"),
+];
+
+#[test]
+#[ignore = "writes the corpus"]
+fn make_seeds_of_files() {
+    fs::create_dir_all(corpus("files")).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    for (name, size, make) in FILES_SEEDS {
+        let image = dir.path().join(name);
+        run("truncate", ["-s".as_ref(), size.to_string().as_ref(), image.as_os_str()]);
+        let fill = match name {
+            fat if fat.starts_with("fat") => {
+                "mmd -i $1 ::/folder ::/folder/below; mcopy -s -i $1 /etc/default ::/folder/below; mcopy -i $1 /etc/services '::/a long name.text'"
+            }
+            ntfs if ntfs.starts_with("ntfs") => "while fuser -s $1; do sleep 0.1; done",
+            _ => "",
+        };
+        let files = if name.starts_with("fat") || name == "xfs-v4" { "" } else { SOME_FILES };
+        let files = if name.starts_with("ntfs") {
+            files.replace("setfacl", ": setfacl").replace("mknod", ": mknod")
+        } else {
+            files.to_owned()
+        };
+        sh(&format!("set -- {}; mkdir -p $1.mnt; {make}\n{files}\n{fill}", image.display()));
+        let seed = seed_of_what_is_read(&image, |volume| assert!(files::look(volume) >= 3, "{name}"));
+        fs::write(corpus("files").join(name), seed).unwrap();
+    }
+}
+
+/// The seeds are what they were made from: files can be read from each.
+#[test]
+fn seeds_of_files_are_understood() {
+    for (name, ..) in FILES_SEEDS {
+        let seed = fs::read(corpus("files").join(name)).unwrap();
+        let volume = volume::PatchedVolume::decode(&seed).into_owned();
+        assert!(files::look(Arc::new(volume)) >= 3, "{name}");
+    }
+}
 
 #[test]
 #[ignore = "writes the corpus"]

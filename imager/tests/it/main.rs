@@ -12,6 +12,7 @@ mod engine;
 mod export;
 mod faults;
 mod files;
+mod files_hostile;
 mod flips;
 mod fs_ext;
 mod fs_ext_damage;
