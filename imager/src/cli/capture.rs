@@ -319,7 +319,7 @@ pub(super) fn take_into(
             );
         }
     }
-    let is_proved = !args.prove || super::prove::captured(global, &repository, captured.id, &captured.manifest)?;
+    let is_proved = !args.prove || super::prove::captured(global, repository, captured.id, &captured.manifest)?;
     Ok(match (unreadable > 0, is_proved) {
         (true, _) => 10,
         (false, false) => super::prove::NOT_PROVED,

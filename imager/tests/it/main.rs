@@ -3,9 +3,9 @@
 
 mod bad_sectors;
 mod cli;
+mod clone;
 mod clonezilla;
 mod clonezilla_odd;
-mod clone;
 mod copy;
 mod cut_off;
 mod engine;
