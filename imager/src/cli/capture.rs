@@ -195,21 +195,20 @@ pub(super) struct OpenedSources {
 /// # Errors
 /// [`Error::Io`], [`Error::Usage`], [`Error::Damaged`].
 pub(super) fn open_sources(paths: &[PathBuf], how: &How, live: bool) -> Result<OpenedSources> {
-    let files = paths.iter().map(|path| vm_disk::open(path, how)).collect::<Result<_>>()?;
-    sources_of(files, live)
+    let named = |path: &PathBuf| Ok((path.clone(), vm_disk::open(path, how)?));
+    sources_of(paths.iter().map(named).collect::<Result<_>>()?, live)
 }
 
-/// The same of what was opened.
+/// The same of what was opened, each with what it was called.
 ///
 /// # Errors
 /// [`Error::Io`], [`Error::Usage`].
-pub(super) fn sources_of(files: Vec<Opened>, live: bool) -> Result<OpenedSources> {
+pub(super) fn sources_of(files: Vec<(PathBuf, Opened)>, live: bool) -> Result<OpenedSources> {
     let mut opened = OpenedSources { sources: Vec::new(), in_use: Vec::new(), notes: Vec::new() };
-    for file in files {
+    for (name, file) in files {
         opened.notes.extend(file.words());
-        let path = &file.source.identity().path;
-        if opened.sources.iter().any(|other| other.identity().path == *path) {
-            return Err(Error::Usage(format!("{} is named twice", path.display())));
+        if opened.sources.iter().any(|other| other.identity().path == file.source.identity().path) {
+            return Err(Error::Usage(format!("{} is named twice", name.display())));
         }
         for part in &file.files {
             opened.in_use.extend(mounted_for_writing(part)?);

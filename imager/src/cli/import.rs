@@ -85,7 +85,8 @@ pub(super) fn import(global: &Global, args: Import) -> Result<u8> {
         }
         Input::Appliance(path) => {
             let machine = vm_disk::open_appliance(&path, &files.how())?;
-            let opened = sources_of(machine.disks, args.live)?;
+            let named = machine.disks.into_iter().map(|disk| (disk.source.identity().path.clone(), disk));
+            let opened = sources_of(named.collect(), args.live)?;
             args.name = args.name.or(machine.name.filter(|name| !name.is_empty() && name != "latest"));
             let owner = owner(&opened, args.name.as_deref());
             take(global, &opened, args, Some(owner))

@@ -368,6 +368,34 @@ fn make_vm_disk_seeds() {
     }
 }
 
+/// Seeds with bytes changed at random, the same ones every time; `VM_DISK_ROUNDS` of each seed.
+#[test]
+fn disk_files_are_mutated() {
+    let rounds = std::env::var("VM_DISK_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(60);
+    for (number, (name, ..)) in (0..).zip(VM_DISKS) {
+        let seed = fs::read(corpus("vm_disk").join(name)).unwrap();
+        let mut random = crate::volume::Random::new(number);
+        for _ in 0..rounds {
+            let mut input = seed.clone();
+            for _ in 0..=random.below(3) {
+                let at = usize::try_from(random.below(seed.len() as u64)).unwrap();
+                let byte = u8::try_from(random.below(256)).unwrap();
+                match random.below(4) {
+                    0 => input[at] = byte,
+                    1 => input[at] ^= 1 << (byte % 8),
+                    2 => input[at] = if byte < 128 { 0 } else { 0xFF },
+                    _ => {
+                        let from = usize::try_from(random.below(seed.len() as u64 - 8)).unwrap();
+                        let to = at.min(input.len() - 8);
+                        input.copy_within(from..from + 8, to);
+                    }
+                }
+            }
+            assert!(catch_unwind(|| vm_disk::run(&input)).is_ok(), "{name} fails as {input:?}");
+        }
+    }
+}
+
 /// The seeds are what they are named after.
 #[test]
 fn disk_file_seeds_are_understood() {
