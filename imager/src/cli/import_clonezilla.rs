@@ -51,10 +51,14 @@ pub(super) fn import_clonezilla(
         tell(global, volume);
     }
     let origin = directory.origin();
-    if !global.json {
-        for warning in &warnings {
+    for warning in &warnings {
+        if global.json {
+            print_json(&serde_json::json!({ "type": "message", "message": format!("warning: {warning}") }));
+        } else {
             println!("warning: {}", plain(warning));
         }
+    }
+    if !global.json {
         println!("{}", plain(&origin));
         if let Some(taken) = directory.taken() {
             let when = taken.strftime("%Y-%m-%d %H:%M UTC");

@@ -152,6 +152,10 @@ impl Directory {
             return Ok(None);
         }
         let path = self.path.join(name);
+        // A pipe by that name would be waited for.
+        if !fs::metadata(&path).map_err(Error::io("look at", &path))?.is_file() {
+            return Err(Error::Usage(format!("{} is not a file", path.display())));
+        }
         let file = fs::File::open(&path).map_err(Error::io("open", &path))?;
         let mut bytes = Vec::new();
         file.take(bytes_max).read_to_end(&mut bytes).map_err(Error::io("read", &path))?;

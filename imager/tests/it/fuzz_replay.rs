@@ -102,6 +102,35 @@ fn vm_disk_corpus() {
     replay("vm_disk", vm_disk::run);
 }
 
+/// Changed images whose headers' checksums are right again: what lies behind those is reached.
+#[test]
+fn changed_images_of_partclone_keep_within_their_bounds() {
+    let mut random = crate::volume::Random::new(7);
+    for seed in fs::read_dir(corpus("partclone")).unwrap() {
+        let seed = fs::read(seed.unwrap().path()).unwrap();
+        for _ in 0..2000 {
+            let mut bytes = seed.clone();
+            for _ in 0..=random.below(3) {
+                // Most of them where something is claimed.
+                let limit = if random.below(3) == 0 { bytes.len() } else { 130.min(bytes.len()) } as u64;
+                let at = usize::try_from(random.below(limit)).unwrap();
+                bytes[at] = match random.below(4) {
+                    0 => 0,
+                    1 => 0xFF,
+                    2 => bytes[at] ^ (1 << random.below(8)),
+                    _ => u8::try_from(random.below(256)).unwrap(),
+                };
+            }
+            if bytes[0] == 0 && bytes.len() > 111 {
+                let sum = crc::Crc::<u32>::new(&crc::CRC_32_JAMCRC).checksum(&bytes[1..107]);
+                bytes[107..111].copy_from_slice(&sum.to_le_bytes());
+            }
+            bytes.truncate(bytes.len() - usize::try_from(random.below(4)).unwrap().min(bytes.len()));
+            assert!(catch_unwind(|| partclone::run(&bytes)).is_ok(), "{bytes:?}");
+        }
+    }
+}
+
 #[test]
 fn every_target_is_replayed() {
     let targets = fs::read_dir(corpus("")).unwrap().map(|folder| folder.unwrap().file_name().into_string().unwrap());
