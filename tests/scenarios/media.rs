@@ -22,6 +22,9 @@ const FIRMWARE: Duration = Duration::from_secs(120);
 /// From the menu to the agent.
 const BOOT: Duration = Duration::from_secs(240);
 
+/// From power-on to the first screen, when every byte comes by TFTP.
+const NETWORK_BOOT: Duration = Duration::from_secs(480);
+
 /// From plugging something in to seeing it.
 const SEEN: Duration = Duration::from_secs(60);
 
@@ -68,8 +71,9 @@ fn the_stick_boots_with_a_bios_and_grows_to_its_size() -> Result<()> {
     let mut guest = machine.start(&folder()?.path)?;
     choose_serial_line(&mut guest)?;
     let mut screen = Screen::default();
-    // All but what is in front of it and a MiB at the end, on the screen as soon as it has grown.
-    screen.wait_for(&mut guest, r"3  ext4 +893 MiB .* LIFEBOAT", BOOT)?;
+    // All but what is in front of it and a MiB at the end, on the screen as soon as it has grown; in use are hardly more
+    // than the journal's 32 MiB.
+    screen.wait_for(&mut guest, r"3  ext4 +893 MiB +3\d\.\d MiB in use", BOOT)?;
     guest.cut_power()?;
 
     let disk = Disk::open(&image)?;
@@ -130,6 +134,32 @@ fn the_files_for_the_network_boot_with_disks_on_every_bus_and_256_mib() -> Resul
     let mut guest = machine.start(&folder()?.path)?;
     guest.wait_for(STARTED, BOOT)?;
     say(&format!("pxe: the agent runs after {:.0} s, with 256 MiB", guest.uptime().as_secs_f64()));
+    Ok(())
+}
+
+/// The firmware of QEMU's network cards is iPXE.
+#[test]
+fn the_example_for_ipxe_boots_over_the_network_with_a_bios() -> Result<()> {
+    boots_over_the_network("net-ipxe", Firmware::SeaBios, "lifeboat.ipxe", "BIOS")
+}
+
+#[test]
+fn the_example_for_grub_boots_over_the_network_with_secure_boot() -> Result<()> {
+    boots_over_the_network("net-grub", Firmware::OvmfSecureBoot, "bootx64.efi", "UEFI with Secure Boot")
+}
+
+/// Nothing but a network card and a server with the folder for the network: up to the first screen, which says how it was
+/// started.
+fn boots_over_the_network(name: &str, firmware: Firmware, file: &str, said: &str) -> Result<()> {
+    if skip_without_qemu(name) {
+        return Ok(());
+    }
+    let medium = Medium::Network { folder: media::folder()?.join("pxe"), file: file.to_owned() };
+    let mut guest = Machine::new(name).firmware(firmware).medium(medium).start(&folder()?.path)?;
+    let mut screen = Screen::default();
+    screen.wait_for(&mut guest, "> b  Back up", NETWORK_BOOT)?;
+    screen.wait_for(&mut guest, said, SEEN)?;
+    say(&format!("{name}: the user interface is ready after {:.0} s", guest.uptime().as_secs_f64()));
     Ok(())
 }
 

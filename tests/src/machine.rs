@@ -73,6 +73,13 @@ pub enum Medium {
     Stick(PathBuf),
     /// A stick that keeps what is written to it.
     KeptStick(PathBuf),
+    /// What a server in the network hands out by TFTP; DHCP names the first file.
+    Network {
+        /// The server's folder.
+        folder: PathBuf,
+        /// The file that the firmware starts.
+        file: String,
+    },
     /// A kernel that is there before anything else, as over the network.
     Kernel {
         /// The kernel, or any program for UEFI.
@@ -242,7 +249,7 @@ impl Machine {
             options.add(option, value);
         }
         options.firmware(self.firmware, &folder.join(format!("{}.uefi-variables", self.name)))?;
-        options.medium(&self.medium);
+        options.medium(&self.medium, self.firmware);
         if self.drives.iter().any(|drive| drive.bus == Bus::Scsi) {
             options.add("-device", "virtio-scsi-pci,id=scsi");
         }
@@ -287,7 +294,7 @@ impl Options {
         Ok(())
     }
 
-    fn medium(&mut self, medium: &Medium) {
+    fn medium(&mut self, medium: &Medium, firmware: Firmware) {
         match medium {
             Medium::Disks => {}
             Medium::Cd(image) => {
@@ -300,6 +307,13 @@ impl Options {
                 let writes = if matches!(medium, Medium::Stick(_)) { "snapshot=on" } else { "cache=writeback" };
                 self.add("-drive", &format!("if=none,id=medium,format=raw,{writes},file={file}"));
                 self.add("-device", "usb-storage,drive=medium,bootindex=0,removable=on,serial=STICK");
+            }
+            Medium::Network { folder, file } => {
+                self.add("-netdev", &format!("user,id=medium,tftp={},bootfile={file}", folder.display()));
+                // A card of QEMU comes with iPXE, which a BIOS needs. UEFI has its own; the file sizes that this iPXE tells shim
+                // are wrong.
+                let firmware = if firmware == Firmware::SeaBios { "" } else { ",romfile=" };
+                self.add("-device", &format!("virtio-net-pci,netdev=medium,bootindex=0{firmware}"));
             }
             Medium::Kernel { image, initramfs, command_line } => {
                 self.add("-kernel", &image.display().to_string());

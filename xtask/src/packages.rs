@@ -21,6 +21,7 @@ pub(crate) const TESTS: &[&str] = &[
     "debootstrap",
     "exfat-fuse",
     "exfatprogs",
+    "ipxe-qemu",
     "libnbd-bin",
     "kmod",
     "libarchive-tools",

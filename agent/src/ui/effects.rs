@@ -344,14 +344,16 @@ fn cards() -> Vec<Card> {
     cards
 }
 
-/// Says so when a disk or a partition comes, goes, or changes its size.
+/// Says so when a disk or a partition comes, goes, or changes its size, and when the stick that this was started from has
+/// grown.
 pub(super) fn watch_disks(events: Sender<Event>) {
-    let look = || -> Vec<(std::ffi::OsString, Option<String>)> {
+    let look = || -> (bool, Vec<(std::ffi::OsString, Option<String>)>) {
+        let is_grown = crate::stick::is_done();
         let entries = fs::read_dir("/sys/class/block").into_iter().flatten().flatten();
         let mut disks: Vec<_> =
             entries.map(|entry| (entry.file_name(), fs::read_to_string(entry.path().join("size")).ok())).collect();
         disks.sort();
-        disks
+        (is_grown, disks)
     };
     let _ = thread::Builder::new().name("disks".into()).spawn(move || {
         let mut before = look();
