@@ -10,7 +10,6 @@
 pub mod backing;
 mod detach;
 pub mod lock;
-pub mod overlay;
 mod sidecar;
 
 use std::fs::File;
@@ -21,12 +20,12 @@ use std::path::{Path, PathBuf};
 pub use self::backing::Backing;
 use self::backing::SOCKET_PATH_MAX;
 pub use self::detach::{Detached, detach};
-use self::overlay::Overlay;
 pub use self::sidecar::Sidecar;
 use crate::error::{Error, Result};
 use crate::repo::Repository;
 use crate::repo::clones::{CloneFile, CloneId, CloneRecord};
 use crate::repo::manifest::{ImageId, Manifest};
+use crate::vm_disk::qcow2::overlay::Overlay;
 
 /// What to make.
 #[derive(Clone, Debug)]

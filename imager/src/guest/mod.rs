@@ -25,7 +25,6 @@ use self::monitor::Monitor;
 use self::options::{Console, Network, Options, Pflash, SerialLogin, Writes};
 use self::programs::{Accelerator, accelerator, memory, processors, qemu, uefi};
 use crate::clone::backing::Backing;
-use crate::clone::overlay::Overlay;
 use crate::clone::{Found, make};
 use crate::error::{Error, Result};
 use crate::image_disk::Shelf;
@@ -36,6 +35,7 @@ use crate::repo::Repository;
 use crate::repo::manifest::{ImageId, Manifest};
 use crate::serve::exports_for_clones;
 use crate::vm::hardware::{Firmware, Hardware};
+use crate::vm_disk::qcow2::overlay::Overlay;
 
 /// Decompressed frames that are kept for the machine.
 const CACHE_BYTES: u64 = 256 << 20;

@@ -1,27 +1,21 @@
 //! The header of a qcow2 file, and its extensions. Must not know: clusters.
 
+use super::{BACKING_FORMAT, COMPRESSION, L1_BYTES_MAX, MAGIC, NAME_BYTES_MAX};
 use crate::read_at::{ReadAt, field};
 use crate::vm_disk::error::DiskError;
 use crate::vm_disk::pages::header;
 
-/// The first four bytes.
-pub(in crate::vm_disk) const MAGIC: [u8; 4] = *b"QFI\xfb";
 /// Bytes of a header of version 2, and the least of version 3.
 const V2_BYTES: u64 = 72;
 const V3_BYTES: u64 = 104;
 /// QEMU takes no larger cluster either.
 const CLUSTER_BITS_MAX: u32 = 21;
-/// 32 MiB: what QEMU takes.
-const L1_BYTES_MAX: u64 = 32 << 20;
-const NAME_BYTES_MAX: usize = 1023;
 
 const DIRTY: u64 = 1 << 0;
 const CORRUPT: u64 = 1 << 1;
 const DATA_FILE: u64 = 1 << 2;
-const COMPRESSION: u64 = 1 << 3;
 const EXTENDED_L2: u64 = 1 << 4;
 
-const BACKING_FORMAT: u32 = 0xE279_2ACA;
 const DATA_FILE_NAME: u32 = 0x4441_5441;
 
 /// What compressed clusters are compressed with.

@@ -13,21 +13,17 @@ use std::io;
 
 use super::super::blocks::Blocks;
 use super::super::layout::{Layout, Put, Sequence, put_field, put_table};
+use super::{COMPRESSION, L1_BYTES_MAX, MAGIC};
 use crate::error::{Error, Result};
 
-const MAGIC: u32 = 0x5146_49FB;
 const VERSION: u32 = 3;
 const HEADER_LEN: u32 = 112;
 /// Refcounts have 2^4 bits.
 const REFCOUNT_ORDER: u32 = 4;
-/// Incompatible feature: the compression type is said, and is not zlib.
-const FEATURE_COMPRESSION: u64 = 1 << 3;
 const COMPRESSION_ZSTD: u8 = 1;
 /// The cluster is there once only, and may be written in place.
 const COPIED: u64 = 1 << 63;
 const COMPRESSED: u64 = 1 << 62;
-/// What QEMU takes of an L1 table.
-const L1_BYTES_MAX: u64 = 32 << 20;
 
 /// Size of the clusters of a disk of `size` bytes: QEMU's own 64 KiB as long as their tables stay small.
 #[must_use]
@@ -54,7 +50,7 @@ impl Header {
     fn bytes(&self) -> [u8; HEADER_LEN as usize] {
         let small = |value: u64| u32::try_from(value).unwrap_or(u32::MAX).to_be_bytes();
         let mut bytes = [0; HEADER_LEN as usize];
-        put_field(&mut bytes, 0, &MAGIC.to_be_bytes());
+        put_field(&mut bytes, 0, &MAGIC);
         put_field(&mut bytes, 4, &VERSION.to_be_bytes());
         put_field(&mut bytes, 20, &self.cluster.trailing_zeros().to_be_bytes());
         put_field(&mut bytes, 24, &self.size.next_multiple_of(512).to_be_bytes());
@@ -63,7 +59,7 @@ impl Header {
         put_field(&mut bytes, 48, &self.refcount_offset.to_be_bytes());
         put_field(&mut bytes, 56, &small(self.refcount_clusters));
         if self.zstd {
-            put_field(&mut bytes, 72, &FEATURE_COMPRESSION.to_be_bytes());
+            put_field(&mut bytes, 72, &COMPRESSION.to_be_bytes());
             put_field(&mut bytes, 104, &[COMPRESSION_ZSTD]);
         }
         put_field(&mut bytes, 96, &REFCOUNT_ORDER.to_be_bytes());

@@ -7,7 +7,7 @@
 //! cluster 3 …      L1 table, zeros: a hole in the file
 //! ```
 //!
-//! The format: QEMU's `docs/interop/qcow2`, version 3. Must not know: images, repositories.
+//! Version 3. Must not know: images, repositories.
 
 #![forbid(unsafe_code)]
 
@@ -15,15 +15,10 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
+use super::{BACKING_FORMAT, L1_BYTES_MAX, MAGIC, NAME_BYTES_MAX};
 use crate::read_at::field;
 
-const MAGIC: &[u8; 4] = b"QFI\xfb";
 const HEADER_LEN: u32 = 104;
-const BACKING_FORMAT: u32 = 0xE279_2ACA;
-/// As long as the specification lets the name of a backing disk be.
-const BACKING_NAME_MAX: usize = 1023;
-/// Larger tables than this QEMU does not open.
-const L1_BYTES_MAX: u64 = 32 << 20;
 /// With clusters of 64 KiB a write that is smaller reads little from the image, and the tables stay small.
 const CLUSTER_BITS: u32 = 16;
 /// For disks whose tables would be too large otherwise.
@@ -45,7 +40,7 @@ impl Overlay {
     /// What the system says; `InvalidInput` for a disk too large or a name too long.
     pub fn write(&self, file: &File) -> io::Result<()> {
         let invalid = |what| io::Error::new(io::ErrorKind::InvalidInput, what);
-        if self.backing.len() > BACKING_NAME_MAX {
+        if self.backing.len() > NAME_BYTES_MAX {
             return Err(invalid("what it reads from has too long a name for qcow2"));
         }
         let l1 = |bits: u32| self.size.div_ceil(1 << (2 * bits - 3)).max(1);
@@ -58,7 +53,7 @@ impl Overlay {
         let clusters = 3 + (l1_entries * 8).div_ceil(cluster);
         let name_at = HEADER_LEN + 16 + 8;
         let mut header = Vec::with_capacity(1024);
-        header.extend_from_slice(MAGIC);
+        header.extend_from_slice(&MAGIC);
         let narrow = |value: u64| u32::try_from(value).map_err(|_| invalid("the disk is too large for qcow2"));
         header.extend_from_slice(&3u32.to_be_bytes());
         header.extend_from_slice(&u64::from(name_at).to_be_bytes());
@@ -104,10 +99,10 @@ impl Overlay {
         let number = |at| field::be32(&header, at).unwrap_or(0);
         let place = |at| field::be64(&header, at).unwrap_or(0);
         let len = usize::try_from(number(16)).unwrap_or(usize::MAX);
-        if !header.starts_with(MAGIC) || !(2..=3).contains(&number(4)) || place(8) == 0 {
+        if !header.starts_with(&MAGIC) || !(2..=3).contains(&number(4)) || place(8) == 0 {
             return Ok(None);
         }
-        if len == 0 || len > BACKING_NAME_MAX {
+        if len == 0 || len > NAME_BYTES_MAX {
             return Ok(None);
         }
         let mut name = vec![0; len];
