@@ -32,6 +32,7 @@ mod partclone_writer;
 mod portions;
 mod power_loss;
 mod processes;
+mod progress_map;
 mod python_reader;
 mod restore;
 mod serve;

@@ -1,0 +1,43 @@
+//! Progress says where on a disk the work was.
+
+use std::sync::Arc;
+
+use imager::copy::{self, Options};
+use imager::layout::Wanted;
+use imager::progress::{CELLS, Progress};
+use imager::restore::{self, DiskTarget, Plan, ReadBack, WhatToWrite};
+use imager::table::Ids;
+
+use crate::engine::{MemStore, MemTarget, capture, disks, init, restore_options};
+
+/// The disk has a table at both ends, two file systems, and a MiB of nothing before the last sectors.
+fn assert_is_where_the_data_are(progress: &Progress) {
+    let covered = progress.covered();
+    assert_eq!((covered.len(), covered[0].disk.as_str(), covered[0].size), (1, "/dev/test", 8 << 20));
+    let cells = covered[0].cells.as_bytes();
+    assert_eq!(cells.len() as u64, CELLS);
+    let at = |kib: usize| cells[kib / 8];
+    assert!(at(0) > b'0' && at(8191) > b'0', "the partition table: {}", covered[0].cells);
+    assert_eq!(at(1024), b'9', "the beginning of a file system");
+    assert!(cells[7200 / 8..8000 / 8].iter().all(|cell| *cell == b'0'), "where nothing is: {}", covered[0].cells);
+}
+
+#[test]
+fn a_copy_and_a_restore_fill_the_map_where_the_data_are() {
+    let disk = &disks()[0];
+    let source = disk.source();
+    let options = Options { wanted: Wanted::default(), ids: Ids::Keep, read_back: ReadBack::No };
+    let target = Arc::new(MemTarget::blank(disk.bytes.len()));
+    let plan = copy::Plan::new(&*source, target, &options).unwrap();
+    let progress = Progress::new();
+    copy::copy(&*source, &plan, &options, &progress).unwrap();
+    assert_is_where_the_data_are(&progress);
+
+    let repository = init(Arc::new(MemStore::default()));
+    let image = capture(&repository, disk).unwrap();
+    let target = DiskTarget { disk: 0, target: Arc::new(MemTarget::blank(disk.bytes.len())), what: WhatToWrite::All };
+    let progress = Progress::new();
+    let plan = Plan::new(&repository, &image.manifest, vec![target], &restore_options(), &progress).unwrap();
+    restore::restore(&repository, plan, &restore_options(), &progress).unwrap();
+    assert_is_where_the_data_are(&progress);
+}
