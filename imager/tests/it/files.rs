@@ -314,7 +314,7 @@ impl Drop for MountedImage {
 fn a_mount_shows_what_the_kernels_own_does() {
     for (size, make, options) in [
         (96, "mkfs.ext4 -q -F -b 4096 -N 16000 $1", "loop,ro"),
-        (128, "mkfs.xfs -q -f --unsupported $1", "loop,ro,norecovery"),
+        (128, "mkfs.xfs -q -f --unsupported $1", "loop,ro,norecovery,nouuid"),
     ] {
         let dir = Scratch::new();
         let disk = filled(&dir, size << 20, make, &[UNIX_TREE, ATTRIBUTES]);

@@ -58,7 +58,7 @@ impl<'a> Writer<'a> {
             self.summary.files += 1;
             return Ok(true);
         }
-        if self.is_same_link(tree, name)? {
+        if self.is_same_other(tree, name)? {
             self.summary.already_there += 1;
             return Ok(true);
         }
@@ -88,13 +88,15 @@ impl<'a> Writer<'a> {
         Ok(true)
     }
 
-    /// Whether the same symbolic link is there already.
-    fn is_same_link(&self, tree: &TargetTree, name: &[u8]) -> Result<bool> {
-        if self.stat.kind != Kind::Symlink {
-            return Ok(false);
+    /// Whether the same link, device, pipe or socket is there already.
+    fn is_same_other(&self, tree: &TargetTree, name: &[u8]) -> Result<bool> {
+        if self.stat.kind == Kind::Symlink {
+            let Ok(found) = sys::readlinkat(tree.here(), OsStr::from_bytes(name), Vec::new()) else { return Ok(false) };
+            return Ok(found.as_bytes() == self.files.read_link(self.stat.node).map_err(unwrapped)?);
         }
-        let Ok(found) = sys::readlinkat(tree.here(), OsStr::from_bytes(name), Vec::new()) else { return Ok(false) };
-        Ok(found.as_bytes() == self.files.read_link(self.stat.node).map_err(unwrapped)?)
+        let Some(found) = tree.existing(name)? else { return Ok(false) };
+        let same_device = found.st_rdev == sys::makedev(self.stat.device.0, self.stat.device.1);
+        Ok(Kind::from_mode(found.st_mode) == Some(self.stat.kind) && same_device)
     }
 
     /// Whether the copy is there already, whole: of the same size and time, and, where it may be one whose bytes a

@@ -317,9 +317,7 @@ mod tests {
     #[test]
     fn the_code_page_is_whole() {
         assert_eq!(CODE_PAGE_437.chars().count(), 128);
-        assert_eq!(
-            Short(b"\x9aBUNG   TXT \x18                   ").name(),
-            "Übung.txt".replace("bung.txt", "BUNG.TXT").into_bytes()
-        );
+        // Lower case, of ASCII.
+        assert_eq!(Short(b"\x9aBUNG   TXT \x18                   ").name(), "Übung.txt".as_bytes());
     }
 }
