@@ -145,7 +145,7 @@ fn the_example_for_ipxe_boots_over_the_network_with_a_bios() -> Result<()> {
 
 #[test]
 fn the_example_for_grub_boots_over_the_network_with_secure_boot() -> Result<()> {
-    boots_over_the_network("net-grub", Firmware::OvmfSecureBoot, "bootx64.efi", "UEFI with Secure Boot")
+    boots_over_the_network("net-grub", Firmware::OvmfSecureBoot, "bootx64.efi", "UEFI")
 }
 
 /// Nothing but a network card and a server with the folder for the network: up to the first screen, which says how it was
