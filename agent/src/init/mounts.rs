@@ -38,6 +38,20 @@ pub(super) fn mount_all() {
     link("/proc/self/mounts", "/etc/mtab");
     // What the kernel itself calls for file systems, ciphers and the like.
     link("/init", "/sbin/modprobe");
+    mount_firmware_variables();
+}
+
+/// Whether Secure Boot is on, and what the firmware starts, is in its variables. They are only read.
+fn mount_firmware_variables() {
+    let at = Path::new("/sys/firmware/efi/efivars");
+    if !at.is_dir() {
+        return;
+    }
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC | MsFlags::MS_RDONLY;
+    let none: Option<&str> = None;
+    if let Err(error) = mount(Some("efivarfs"), at, Some("efivarfs"), flags, none) {
+        say(&format!("the firmware's variables cannot be read: {}", error.desc()));
+    }
 }
 
 /// Where the initramfs was unpacked, half of the memory may be filled: what is there already, and little more, will do.
