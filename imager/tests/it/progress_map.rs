@@ -10,7 +10,7 @@ use imager::table::Ids;
 
 use crate::engine::{MemStore, MemTarget, capture, disks, init, restore_options};
 
-/// The disk has a table at both ends, two file systems, and a MiB of nothing before the last sectors.
+/// The disk has a table at both ends and two file systems, which are not full.
 fn assert_is_where_the_data_are(progress: &Progress) {
     let covered = progress.covered();
     assert_eq!((covered.len(), covered[0].disk.as_str(), covered[0].size), (1, "/dev/test", 8 << 20));
@@ -18,8 +18,9 @@ fn assert_is_where_the_data_are(progress: &Progress) {
     assert_eq!(cells.len() as u64, CELLS);
     let at = |kib: usize| cells[kib / 8];
     assert!(at(0) > b'0' && at(8191) > b'0', "the partition table: {}", covered[0].cells);
-    assert_eq!(at(1024), b'9', "the beginning of a file system");
-    assert!(cells[7200 / 8..8000 / 8].iter().all(|cell| *cell == b'0'), "where nothing is: {}", covered[0].cells);
+    assert!(at(1024) > b'0', "the beginning of a file system: {}", covered[0].cells);
+    let untouched = cells.iter().filter(|cell| **cell == b'0').count();
+    assert!(untouched > cells.len() / 8, "what is not in use: {}", covered[0].cells);
 }
 
 #[test]
