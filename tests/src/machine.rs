@@ -237,7 +237,8 @@ impl Machine {
         let mut options = Options::default();
         let secure = self.firmware == Firmware::OvmfSecureBoot;
         options.add("-machine", if secure { "q35,smm=on" } else { "q35" });
-        options.add("-accel", "tcg");
+        // With a thread for each processor, Linux now and then meets code that it has half patched, and panics.
+        options.add("-accel", "tcg,thread=single");
         options.add("-smp", &self.processors.to_string());
         options.add("-m", &self.memory_mib.to_string());
         for fixed in ["-nodefaults", "-no-reboot"] {

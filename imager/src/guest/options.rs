@@ -114,7 +114,8 @@ impl Options<'_> {
         words.add("-machine", "q35");
         match self.accelerator {
             Accelerator::Kvm => words.add("-accel", "kvm"),
-            Accelerator::Tcg => words.add("-accel", "tcg"),
+            // With a thread for each processor, a kernel that patches its code now and then meets half of a patch, and panics.
+            Accelerator::Tcg => words.add("-accel", "tcg,thread=single"),
         }
         words.add("-cpu", if self.accelerator == Accelerator::Kvm { "host" } else { "max" });
         words.add("-smp", format!("cpus={0},sockets=1,cores={0},threads=1", self.processors));
