@@ -7,7 +7,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use super::programs::Accelerator;
+use super::programs::{Accelerator, MACHINE};
 use crate::vm::hardware::{Controller, Hardware, System};
 
 /// Ports of the AHCI controller that the machine has anyway, and of each further one.
@@ -111,13 +111,9 @@ impl Options<'_> {
         words.add("-name", hardware.name.clone());
         words.flag("-nodefaults");
         words.flag("-no-user-config");
-        words.add("-machine", "q35");
-        match self.accelerator {
-            Accelerator::Kvm => words.add("-accel", "kvm"),
-            // With a thread for each processor, a kernel that patches its code now and then meets half of a patch, and panics.
-            Accelerator::Tcg => words.add("-accel", "tcg,thread=single"),
-        }
-        words.add("-cpu", if self.accelerator == Accelerator::Kvm { "host" } else { "max" });
+        words.add("-machine", MACHINE);
+        words.add("-accel", self.accelerator.option());
+        words.add("-cpu", self.accelerator.processor());
         words.add("-smp", format!("cpus={0},sockets=1,cores={0},threads=1", self.processors));
         words.add("-m", format!("{}M", self.memory >> 20));
         words.add("-rtc", if hardware.system == System::Windows { "base=localtime" } else { "base=utc" });

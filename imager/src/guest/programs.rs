@@ -61,6 +61,28 @@ pub enum Accelerator {
     Tcg,
 }
 
+/// The kind of machine that images get.
+pub(super) const MACHINE: &str = "q35";
+
+impl Accelerator {
+    /// What QEMU is told.
+    pub(super) fn option(self) -> &'static str {
+        match self {
+            Self::Kvm => "kvm",
+            // With a thread for each processor, a kernel that patches its code now and then meets half of a patch, and panics.
+            Self::Tcg => "tcg,thread=single",
+        }
+    }
+
+    /// The processor that goes with it.
+    pub(super) fn processor(self) -> &'static str {
+        match self {
+            Self::Kvm => "host",
+            Self::Tcg => "max",
+        }
+    }
+}
+
 impl fmt::Display for Accelerator {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -101,22 +123,38 @@ pub fn uefi() -> Result<UefiFiles> {
 #[must_use]
 pub fn accelerator(qemu: &Path) -> Accelerator {
     let open = std::fs::File::options().read(true).write(true).open("/dev/kvm");
-    if open.is_ok() && boots_with(qemu, "kvm").unwrap_or(false) { Accelerator::Kvm } else { Accelerator::Tcg }
+    if open.is_ok() && boots_with(qemu, Accelerator::Kvm).unwrap_or(false) {
+        Accelerator::Kvm
+    } else {
+        Accelerator::Tcg
+    }
 }
 
-/// Whether a boot sector runs with an accelerator.
-fn boots_with(qemu: &Path, accelerator: &str) -> std::io::Result<bool> {
+/// Whether a boot sector runs with an accelerator, on the machine and the processor that images get: some are refused that
+/// others are not.
+fn boots_with(qemu: &Path, accelerator: Accelerator) -> std::io::Result<bool> {
     let folder = tempfile::tempdir()?;
     let disk = folder.path().join("probe");
     let mut sector = PROBE_CODE.to_vec();
     sector.resize(510, 0);
     sector.extend_from_slice(&[0x55, 0xAA]);
+    // Firmware does not start smaller disks on every controller.
+    sector.resize(1 << 20, 0);
     std::fs::write(&disk, sector)?;
     let mut drive = std::ffi::OsString::from("if=ide,format=raw,file=");
     drive.push(super::options::escaped(&disk));
     let mut child = Command::new(qemu)
-        .args(["-nodefaults", "-no-user-config", "-display", "none", "-machine", "pc", "-m", "32", "-accel"])
-        .args([accelerator, "-device", "isa-debug-exit,iobase=0x501,iosize=2", "-no-reboot", "-drive"])
+        .args(["-nodefaults", "-no-user-config", "-display", "none", "-machine", MACHINE, "-m", "32", "-smp", "2"])
+        .args([
+            "-accel",
+            accelerator.option(),
+            "-cpu",
+            accelerator.processor(),
+            "-device",
+            "isa-debug-exit,iobase=0x501,iosize=2",
+            "-no-reboot",
+            "-drive",
+        ])
         .arg(drive)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -159,8 +197,8 @@ mod tests {
     #[test]
     fn the_probe_tells_what_works_from_what_does_not() {
         let Ok(qemu) = qemu() else { return };
-        assert!(boots_with(&qemu, "tcg").unwrap());
-        assert!(!boots_with(&qemu, "there-is-no-such-accelerator").unwrap());
+        assert!(boots_with(&qemu, Accelerator::Tcg).unwrap());
+        assert!(!boots_with("true".as_ref(), Accelerator::Tcg).unwrap());
     }
 
     #[test]

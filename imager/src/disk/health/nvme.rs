@@ -40,7 +40,9 @@ pub(super) fn health(log: &[u8]) -> Health {
         health.note(Verdict::Suspect, format!("{errors} error{plural} of its flash could not be corrected"));
     }
     let threshold = log.get(4).copied().unwrap_or(0);
-    if spare < 100 && warnings & 1 == 0 {
+    // No spare blocks and no number of them to be warned at: the disk, an emulated one maybe, does not tell.
+    let tells = (spare, threshold) != (0, 0);
+    if tells && spare < 100 && warnings & 1 == 0 {
         // Said by the warning when it is below.
         let verdict = if spare <= threshold { Verdict::Suspect } else { Verdict::Healthy };
         health.note(verdict, format!("{spare} % of its spare blocks are left"));
@@ -61,6 +63,13 @@ mod tests {
         log[1..3].copy_from_slice(&323u16.to_le_bytes());
         log[160..168].copy_from_slice(&errors.to_le_bytes());
         log
+    }
+
+    #[test]
+    fn spare_blocks_that_are_not_told_of_are_no_reason_to_worry() {
+        let mut log = log(0, 0, 0, 0);
+        log[4] = 0;
+        assert_eq!(health(&log).words(), "healthy");
     }
 
     #[test]
