@@ -286,6 +286,7 @@ fn files_of_an_image_are_looked_at_tagged_and_copied() {
     console.wait_for("3 tagged");
     console.press("c");
     console.wait_for("Where are the copies to go?");
+    console.wait_for("(a directory)");
     console.go_to(DOWN, "(a directory)");
     console.press("\r");
     console.wait_for("Start the copy");
@@ -305,8 +306,8 @@ fn files_of_an_image_are_looked_at_tagged_and_copied() {
     }
     assert!(!copy.join("other").exists() && !copy.join("many").exists());
     // The report is beside it. The files are still there when the result was read.
-    let texts = fs::read_dir(machine.path("places")).unwrap().map(|found| found.unwrap().path());
-    let report = texts.filter(|path| path.extension().is_some_and(|end| end == "txt")).next().unwrap();
+    let mut texts = fs::read_dir(machine.path("places")).unwrap().map(|found| found.unwrap().path());
+    let report = texts.find(|path| path.extension().is_some_and(|end| end == "txt")).unwrap();
     let report = fs::read_to_string(report).unwrap();
     assert!(report.contains("Result:  done") && report.contains("files: 4"), "{report}");
 }
