@@ -95,6 +95,8 @@ pub(crate) enum Kind {
     Verify,
     /// A disk onto another.
     Clone,
+    /// Files out of an image into a directory.
+    Copy,
 }
 
 /// One run of `imager`.

@@ -24,6 +24,7 @@ pub(super) fn write(directory: &Path, status: &Status, ended: Timestamp) -> io::
         Kind::Restore => "restore",
         Kind::Verify => "verify",
         Kind::Clone => "clone",
+        Kind::Copy => "copy",
     };
     let time = ended.to_zoned(TimeZone::UTC);
     let name = format!("lifeboat-{kind}-{}", time.strftime("%Y%m%d-%H%M%S"));
@@ -119,6 +120,31 @@ fn result_lines(result: &Value) -> Vec<String> {
             ("written", bytes("/result/written")),
             ("unchanged", bytes("/result/unchanged")),
         ],
+        Some("copied_files") => {
+            let number = |pointer: &str| result.pointer(pointer).and_then(Value::as_u64).unwrap_or(0);
+            let some = |pointer: &str| Some(number(pointer)).filter(|count| *count > 0).map(|count| count.to_string());
+            let mut facts = vec![
+                ("from", text("/from").map(str::to_owned)),
+                ("files", Some(number("/files").to_string())),
+                ("directories", Some(number("/directories").to_string())),
+                ("bytes", bytes("/bytes")),
+                ("there already", some("/already_there")),
+                ("NOT COPIED", some("/failed")),
+            ];
+            let items = |key: &str| result.get(key).and_then(Value::as_array).into_iter().flatten();
+            let field = |item: &Value, key: &str| item.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+            for failure in items("failures") {
+                facts.push(("not copied", Some(format!("{}: {}", field(failure, "path"), field(failure, "reason")))));
+            }
+            for lost in items("not_kept") {
+                let count = lost.get("count").and_then(Value::as_u64).unwrap_or(0);
+                facts.push((
+                    "not kept",
+                    Some(format!("{}, of {count} files: {}", field(lost, "what"), field(lost, "reason"))),
+                ));
+            }
+            facts
+        }
         _ => Vec::new(),
     };
     let facts: Vec<String> =

@@ -23,6 +23,7 @@ use imager::{Error, machine};
 use zeroize::Zeroizing;
 
 use super::facts::{Card, Content, Disk, Hold, Image, Looked, OpenProblem, Opened, Picture, Place};
+use super::files::{self, Files};
 use super::state::{Answer, Effect, Event};
 use crate::network;
 use crate::places::{self, Access};
@@ -67,6 +68,13 @@ fn perform(effect: Effect, answer: &(dyn Fn(Answer) + Sync)) {
         Effect::Open(ticket, path, password) => {
             answer(Answer::Opened(ticket, open(&path, password.map(Zeroizing::new))))
         }
+        Effect::OpenFiles(ticket, wanted) => answer(Answer::FilesOpened(ticket, Files::open(&wanted))),
+        Effect::ListFiles(ticket, files, directory) => {
+            if let Some(listing) = files.list(ticket, directory) {
+                answer(Answer::Listed(ticket, Arc::new(listing)));
+            }
+        }
+        Effect::NameCopy(ticket, root, name) => answer(Answer::CopyNamed(ticket, files::free_name(&root, &name))),
         Effect::ReadLog(ticket, path) => {
             answer(Answer::Log(ticket, read_log(&path).map_err(|error| format!("{}: {error}", path.display()))));
         }

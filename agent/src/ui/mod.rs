@@ -8,6 +8,7 @@ mod draw;
 mod effects;
 mod facts;
 mod field;
+mod files;
 mod page;
 mod screens;
 mod state;

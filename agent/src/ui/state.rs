@@ -4,14 +4,17 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use imager::disk::health::Health;
 use imager::disk::identity::Identity;
+use imager::files::NodeId;
 use imager::machine::Machine;
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 
 use super::facts::{Card, Disk, Looked, OpenProblem, Opened, Place};
+use super::files::{Files, Listing, Wanted};
 use super::screens::home::Home;
 use super::theme::Theme;
 use crate::job::{Power, Request, Status};
@@ -100,6 +103,12 @@ pub(crate) enum Answer {
     LookedAt(Ticket, Result<Looked, String>),
     /// A repository.
     Opened(Ticket, Result<Opened, OpenProblem>),
+    /// The files of an image, or why they cannot be had and what to do.
+    FilesOpened(Ticket, Result<Files, String>),
+    /// A directory of an image.
+    Listed(Ticket, Arc<Listing>),
+    /// Where a copy of files goes, or why it cannot and what to do.
+    CopyNamed(Ticket, Result<PathBuf, String>),
     /// The newest lines of the log.
     Log(Ticket, Result<Vec<String>, String>),
     /// Something was not done: why, and what to do.
@@ -123,6 +132,12 @@ pub(crate) enum Effect {
     LookAt(Ticket, Place),
     /// Answered by [`Answer::Opened`].
     Open(Ticket, PathBuf, Option<String>),
+    /// Answered by [`Answer::FilesOpened`].
+    OpenFiles(Ticket, Wanted),
+    /// Answered by [`Answer::Listed`], unless another directory is asked for meanwhile.
+    ListFiles(Ticket, Files, NodeId),
+    /// A name for a new directory in a directory. Answered by [`Answer::CopyNamed`].
+    NameCopy(Ticket, PathBuf, String),
     /// Answered by [`Answer::Log`].
     ReadLog(Ticket, PathBuf),
     /// Sets up the network: `dhcp`, or `IP/PREFIX,GATEWAY,DNS`. Answered by [`Answer::Network`].

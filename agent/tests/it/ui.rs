@@ -1,6 +1,9 @@
 //! The user interface on real lines, with a real keeper, real disks and a real repository.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::thread::sleep;
@@ -219,4 +222,92 @@ fn little_is_sent_over_a_line_where_nothing_changes() {
         console.received() - before < 40
     });
     assert!(quiet, "{} bytes in all", console.received());
+}
+
+#[test]
+fn files_of_an_image_are_looked_at_tagged_and_copied() {
+    let machine = Machine::start();
+    let (disk, tree) = (machine.path("source.img"), machine.path("tree"));
+    fs::create_dir_all(tree.join("etc/deep")).unwrap();
+    fs::create_dir(tree.join("many")).unwrap();
+    fs::write(tree.join("etc/fstab"), "one\n").unwrap();
+    fs::write(tree.join("etc/deep/file"), vec![7; 100_000]).unwrap();
+    fs::write(tree.join("other"), "two\n").unwrap();
+    // A name that clears the screen, and one that is no text.
+    fs::write(tree.join("a\x1b[2Jb"), "three\n").unwrap();
+    fs::write(tree.join(OsStr::from_bytes(b"b\xff")), "four\n").unwrap();
+    for number in 0..5_003 {
+        fs::write(tree.join(format!("many/{number:05}")), "").unwrap();
+    }
+    let script = format!("truncate -s 64M {0} && mkfs.ext4 -q -N 8000 -d {1} {0}", disk.display(), tree.display());
+    assert!(Command::new("sh").args(["-c", &script]).status().unwrap().success());
+    let repository = machine.path("places/lifeboat");
+    for arguments in [
+        vec!["init".as_ref(), repository.as_os_str()],
+        vec!["--repo".as_ref(), repository.as_os_str(), "capture".as_ref(), disk.as_os_str(), "--name=web 1".as_ref()],
+    ] {
+        let mut imager = Command::new(env!("CARGO_BIN_EXE_agent"));
+        imager.arg0("imager").args(&arguments).env("IMAGER_PASSWORD", "key?");
+        let ran = imager.output().unwrap();
+        assert!(ran.status.success(), "{arguments:?}: {ran:?}");
+    }
+
+    let mut console = machine.console(Terminal::Answers(120, 40));
+    console.press("i");
+    console.wait_for("(a directory)");
+    console.go_to(DOWN, "(a directory)");
+    console.press("\r");
+    console.wait_for("one repository in it");
+    console.press("\r");
+    console.wait_for("is encrypted");
+    console.press("key?\r");
+    console.wait_for("web 1");
+    console.press("\r");
+    console.wait_for("its files");
+    console.press("\r");
+    console.wait_for("The files of which partition?");
+    console.press("\r");
+    console.wait_for("nothing tagged");
+    assert!(console.sees("a\\x1b[2Jb") && console.sees("b\\xff"), "{}", console.text());
+    console.go_to(DOWN, "\\x1b[2Jb");
+    console.press(" ");
+    console.wait_for("1 tagged");
+    console.go_to(DOWN, "b\\xff");
+    console.press(" ");
+    console.wait_for("2 tagged");
+    console.go_to(DOWN, "many/");
+    console.press("\r");
+    console.wait_for("5003 names; 2 tagged");
+    console.wait_for("Only the first 5000 of them are shown");
+    console.press("\x7f");
+    console.wait_for("etc/");
+    console.go_to(UP, "etc/");
+    console.press(" ");
+    console.wait_for("3 tagged");
+    console.press("c");
+    console.wait_for("Where are the copies to go?");
+    console.wait_for("(a directory)");
+    console.go_to(DOWN, "(a directory)");
+    console.press("\r");
+    console.wait_for("Start the copy");
+    let copies = || -> Vec<PathBuf> {
+        let found = fs::read_dir(machine.path("places")).unwrap().map(|found| found.unwrap().path());
+        found.filter(|path| path.is_dir() && *path != repository).collect()
+    };
+    assert!(copies().is_empty());
+    console.press("\r");
+    console.wait_for("Done, in");
+    assert!(console.sees("4 files"), "{}", console.text());
+    let [copy] = &copies()[..] else { panic!("{:?}", copies()) };
+    assert!(copy.file_name().unwrap().to_str().unwrap().starts_with("web-1-20"), "{}", copy.display());
+    for name in [&b"etc/fstab"[..], b"etc/deep/file", b"a\x1b[2Jb", b"b\xff"] {
+        let name = OsStr::from_bytes(name);
+        assert_eq!(fs::read(copy.join(name)).unwrap(), fs::read(tree.join(name)).unwrap(), "{name:?}");
+    }
+    assert!(!copy.join("other").exists() && !copy.join("many").exists());
+    // The report is beside it. The files are still there when the result was read.
+    let mut texts = fs::read_dir(machine.path("places")).unwrap().map(|found| found.unwrap().path());
+    let report = texts.find(|path| path.extension().is_some_and(|end| end == "txt")).unwrap();
+    let report = fs::read_to_string(report).unwrap();
+    assert!(report.contains("Result:  done") && report.contains("files: 4"), "{report}");
 }

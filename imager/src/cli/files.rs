@@ -1,7 +1,7 @@
 //! `imager ls`, `imager cp` and `imager find`: single files out of images.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
@@ -57,6 +57,9 @@ pub(super) struct Cp {
     /// Replace files that are there already.
     #[arg(long)]
     force: bool,
+    /// TARGET is a directory, which is made if it is not there; the copies go into it.
+    #[arg(long)]
+    make_directory: bool,
     /// The copies belong to whoever runs this, not to whom the files belonged.
     #[arg(long)]
     no_owners: bool,
@@ -291,41 +294,17 @@ impl Show<'_> {
         println!(
             "{}{} {:>4} {:>6} {:>6} {extent:>12} {} {name}{arrow}",
             stat.kind.letter(),
-            letters(stat.permissions),
+            screen::letters(stat.permissions),
             stat.links,
             stat.uid,
             stat.gid,
-            moment(stat.modified)
+            screen::moment(stat.modified)
         );
     }
 }
 
-/// "rwxr-xr-x".
-fn letters(permissions: u32) -> String {
-    let mut text: Vec<char> = (0..9u32)
-        .map(|at| {
-            if permissions >> (8 - at) & 1 == 1 {
-                ['r', 'w', 'x'][usize::from(at % 3 == 1) + 2 * usize::from(at % 3 == 2)]
-            } else {
-                '-'
-            }
-        })
-        .collect();
-    for (bit, at, with, without) in [(0o4000, 2, 's', 'S'), (0o2000, 5, 's', 'S'), (0o1000, 8, 't', 'T')] {
-        if let (true, Some(letter)) = (permissions & bit != 0, text.get_mut(at)) {
-            *letter = if *letter == 'x' { with } else { without };
-        }
-    }
-    text.into_iter().collect()
-}
-
 fn timestamp(time: Time) -> Option<jiff::Timestamp> {
     jiff::Timestamp::new(time.seconds, i32::try_from(time.nanoseconds).unwrap_or(0)).ok()
-}
-
-fn moment(time: Time) -> String {
-    let text = timestamp(time).map(|time| time.strftime("%Y-%m-%d %H:%M").to_string());
-    text.unwrap_or_else(|| format!("{:>16}", time.seconds))
 }
 
 /// A file for programs. `path` is text with the escapes of [`screen`]; `path_hex` its bytes, where they are no UTF-8.
@@ -421,6 +400,9 @@ pub(super) fn cp(global: &Global, args: &Cp) -> Result<u8> {
         existing: if args.force { Existing::Replace } else { Existing::Keep },
         owners: if args.no_owners { Owners::Mine } else { Owners::Keep },
     };
+    if args.make_directory {
+        make_directory(Path::new(target))?;
+    }
     let watch = Watch::start(global, "cp")?;
     let result = copy::copy(&**files, &found, &PathBuf::from(target), &options, watch.progress());
     let started = Progress::phase(watch.progress()).is_some();
@@ -434,6 +416,18 @@ pub(super) fn cp(global: &Global, args: &Cp) -> Result<u8> {
     })?;
     report(global, part, &summary);
     Ok(if summary.failed > 0 { 4 } else { 0 })
+}
+
+fn files_in_words(count: u64) -> String {
+    if count == 1 { "1 file".to_owned() } else { format!("{count} files") }
+}
+
+/// One that is there already will do: the same command again goes on.
+fn make_directory(path: &Path) -> Result<()> {
+    match std::fs::create_dir(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        made => made.map_err(Error::io("make the directory", path)),
+    }
 }
 
 fn report(global: &Global, part: &str, summary: &Summary) {
@@ -453,6 +447,11 @@ fn report(global: &Global, part: &str, summary: &Summary) {
             "already_there": summary.already_there, "bytes": summary.bytes, "failed": summary.failed,
             "failures": failures, "not_kept": not_kept,
         }));
+        if summary.failed > 0 {
+            let message =
+                format!("{} could not be copied; `failures` says which and why", files_in_words(summary.failed));
+            print_json(&serde_json::json!({ "type": "error", "message": message, "exit_code": 4 }));
+        }
         return;
     }
     let ascii = |text: &str| {
@@ -488,18 +487,5 @@ fn report(global: &Global, part: &str, summary: &Summary) {
     println!("copied {}{there}", parts.join(", "));
     if summary.failed > 0 {
         println!("{} could not be copied", summary.failed);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn modes_are_letters() {
-        assert_eq!(letters(0o755), "rwxr-xr-x");
-        assert_eq!(letters(0o4750), "rwsr-x---");
-        assert_eq!(letters(0o1776), "rwxrwxrwT");
-        assert_eq!(letters(0o2060), "---rwS---");
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! Must not know: terminals.
 
+use super::Time;
+
 /// The name as text that is safe on a terminal: control characters, backslashes, marks that turn the direction of
 /// writing and bytes that are no UTF-8 are escaped as `\n`, `\x1b`, `\u{202e}`.
 #[must_use]
@@ -31,6 +33,34 @@ pub fn escaped(name: &[u8]) -> String {
 pub fn escaped_ascii(name: &[u8]) -> String {
     let plain = |c: char| if c.is_ascii() { c.to_string() } else { format!("\\u{{{:x}}}", u32::from(c)) };
     escaped(name).chars().map(plain).collect()
+}
+
+/// The twelve permission bits as `ls -l` has them: "rwxr-xr-x".
+#[must_use]
+pub fn letters(permissions: u32) -> String {
+    let mut text: Vec<char> = (0..9u32)
+        .map(|at| {
+            if permissions >> (8 - at) & 1 == 1 {
+                ['r', 'w', 'x'][usize::from(at % 3 == 1) + 2 * usize::from(at % 3 == 2)]
+            } else {
+                '-'
+            }
+        })
+        .collect();
+    for (bit, at, with, without) in [(0o4000, 2, 's', 'S'), (0o2000, 5, 's', 'S'), (0o1000, 8, 't', 'T')] {
+        if let (true, Some(letter)) = (permissions & bit != 0, text.get_mut(at)) {
+            *letter = if *letter == 'x' { with } else { without };
+        }
+    }
+    text.into_iter().collect()
+}
+
+/// A moment to the minute, in UTC: "2026-10-02 03:04"; seconds since 1970 for one that no calendar has.
+#[must_use]
+pub fn moment(time: Time) -> String {
+    let known = jiff::Timestamp::new(time.seconds, i32::try_from(time.nanoseconds).unwrap_or(0)).ok();
+    let text = known.map(|time| time.strftime("%Y-%m-%d %H:%M").to_string());
+    text.unwrap_or_else(|| format!("{:>16}", time.seconds))
 }
 
 /// Characters that have no shape of their own and change how their neighbours look.
@@ -74,6 +104,20 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn modes_are_letters() {
+        assert_eq!(letters(0o755), "rwxr-xr-x");
+        assert_eq!(letters(0o4750), "rwsr-x---");
+        assert_eq!(letters(0o1776), "rwxrwxrwT");
+        assert_eq!(letters(0o2060), "---rwS---");
+    }
+
+    #[test]
+    fn moments_are_dates_where_there_is_one() {
+        assert_eq!(moment(Time { seconds: 0, nanoseconds: 0 }), "1970-01-01 00:00");
+        assert_eq!(moment(Time { seconds: i64::MAX, nanoseconds: 0 }), "9223372036854775807");
+    }
 
     #[test]
     fn a_terminal_has_nothing_to_obey() {

@@ -105,7 +105,8 @@ impl Backup {
 
     fn outcome(&mut self, outcome: Outcome) -> Move {
         match outcome {
-            Outcome::Going => {}
+            // Who wants a repository never gets a place alone.
+            Outcome::Going | Outcome::Place(_) => {}
             Outcome::Left => {
                 self.step = Step::Disks;
                 self.cursor = 0;

@@ -36,13 +36,15 @@ pub(super) struct Chosen {
     pub damaged: usize,
 }
 
-/// Whether a repository that is not there yet will do.
+/// Whether a repository that is not there yet will do, or a place without any.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum New {
     /// It will.
     Offered,
     /// There must be images in it.
     Useless,
+    /// Nor does one that is there matter: any place is taken, for files.
+    Irrelevant,
 }
 
 /// Where the choice is.
@@ -85,13 +87,16 @@ pub(super) enum Outcome {
     Left,
     /// It was made.
     Chosen(Box<Chosen>),
+    /// A place for files was chosen.
+    Place(Looked),
 }
 
 impl Outcome {
     /// Keeps what was chosen, and says where that leads.
     pub(super) fn settle(self, chosen: &mut Option<Chosen>) -> Move {
         match self {
-            Self::Going => Move::Stay,
+            // Who wants a repository never gets a place alone.
+            Self::Going | Self::Place(_) => Move::Stay,
             Self::Left => Move::Back,
             Self::Chosen(made) => {
                 *chosen = Some(*made);
@@ -116,7 +121,7 @@ impl Chooser {
     /// What is asked for, for the bar at the top.
     pub(super) fn title(&self) -> &'static str {
         match self.step {
-            Step::Places | Step::Typing(_) | Step::Looking(_) if self.new == New::Offered => "where to",
+            Step::Places | Step::Typing(_) | Step::Looking(_) if self.new != New::Useless => "where to",
             Step::Places | Step::Typing(_) | Step::Looking(_) => "where the repository is",
             Step::Repositories(_) => "which repository",
             Step::NewPassword(..) => "a password for the new repository",
@@ -277,6 +282,11 @@ impl Chooser {
                     ));
                     self.step = Step::Places;
                 }
+                Ok(looked) if self.new == New::Irrelevant => {
+                    let looked = looked.clone();
+                    self.step = Step::Places;
+                    return Outcome::Place(looked);
+                }
                 Ok(looked) => {
                     self.cursor = 0;
                     self.step = Step::Repositories(looked.clone());
@@ -387,6 +397,7 @@ impl Chooser {
     fn draw_places(&self, page: &mut Page) {
         let question = match self.new {
             New::Offered => "Where is the backup to go? What is chosen is mounted for you.",
+            New::Irrelevant => "Where are the copies to go? What is chosen is mounted for you.",
             New::Useless => "Where is the repository? What is chosen is mounted for you.",
         };
         page.say(Role::Text, question);
@@ -424,12 +435,12 @@ impl Chooser {
                 page.gap();
                 page.choice(Here::at(self.cursor, looked.repositories.len()), &text);
             }
-            (New::Useless, true) => {
+            (New::Useless | New::Irrelevant, true) => {
                 page.say(Role::Warning, "There is nothing to take from here.");
                 page.gap();
                 page.choice(Here::Yes, "Another place");
             }
-            (New::Useless, false) => {}
+            (New::Useless | New::Irrelevant, false) => {}
         }
     }
 }

@@ -1,9 +1,10 @@
-//! Look at images: which there are, and what is in one.
+//! Look at images: which there are, what is in one, and on to its files.
 
 use imager::units::size;
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 
+use super::browse::Browse;
 use super::chooser::{Chooser, Chosen, New, Outcome};
 use super::moved;
 use crate::ui::disk_map::{self, Detail};
@@ -49,7 +50,7 @@ impl Screen for Images {
         match (&self.chosen, self.shown) {
             (None, _) => self.chooser.keys(),
             (Some(_), None) => vec![("Enter", "look at it"), ("↑↓", "choose")],
-            (Some(_), Some(_)) => vec![("↑↓", "scroll"), ("←→", "other images")],
+            (Some(_), Some(_)) => vec![("Enter", "its files"), ("↑↓", "scroll"), ("←→", "other images")],
         }
     }
 
@@ -57,6 +58,7 @@ impl Screen for Images {
         "Images\n\
         An image is all of a machine's disks at one moment. Each is complete by itself: none needs another. The list has \
         the machines one after another, each with its newest image first. Nothing can be changed here.\n\n\
+        Enter: look at an image, and from there at its files, to copy some of them\n\
         In use: what the image holds.\n\
         Added: what it added to the repository, after what was there already, and compressed.\n\n\
         Dates are in UTC."
@@ -70,7 +72,7 @@ impl Screen for Images {
         self.chosen.is_none() && self.chooser.is_typing()
     }
 
-    fn key(&mut self, key: Key, _world: &World, effects: &mut Effects) -> Move {
+    fn key(&mut self, key: Key, world: &World, effects: &mut Effects) -> Move {
         let Some(chosen) = &self.chosen else {
             let outcome = self.chooser.key(key, effects);
             return self.outcome(outcome);
@@ -80,6 +82,12 @@ impl Screen for Images {
             (None, Key::Enter) if images > 0 => self.shown = Some(0),
             (None, Key::Enter) => self.chosen = None,
             (None, _) => self.cursor = moved(self.cursor, images, key),
+            (Some(_), Key::Enter) => {
+                let image = in_order(&chosen.images, &world.machine_id).get(self.cursor).map(|image| (*image).clone());
+                if let Some(image) = image {
+                    return Move::Open(Box::new(Browse::new(chosen.clone(), image)));
+                }
+            }
             (Some(_), Key::Left | Key::Right) => {
                 self.cursor = moved(self.cursor, images, if key == Key::Left { Key::Up } else { Key::Down });
                 self.shown = Some(0);

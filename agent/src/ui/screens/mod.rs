@@ -3,6 +3,7 @@
 //! Must not know: the terminal, the machine, other consoles.
 
 pub(super) mod backup;
+mod browse;
 pub(super) mod chooser;
 pub(super) mod clone;
 pub(super) mod home;

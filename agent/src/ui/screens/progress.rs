@@ -85,6 +85,10 @@ fn cancelling(job: &Status) -> Question {
             "The target disk is overwritten in part by now and will not start. Cloning again begins anew.",
             "Cancel the cloning",
         ),
+        Kind::Copy => (
+            "What is copied so far stays in the new directory, every file of it whole; the rest is missing there.",
+            "Cancel the copy",
+        ),
         Kind::Verify => ("Nothing is lost. What was found so far is not kept.", "Stop verifying"),
     };
     Question {

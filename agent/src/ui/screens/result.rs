@@ -12,6 +12,8 @@ use crate::ui::page::{Page, plain};
 use crate::ui::state::{Effect, Effects, Key, KeyHint, Move, Screen, World};
 use crate::ui::theme::Role;
 
+/// Files that were not copied and are named here.
+const FAILURES_SHOWN: usize = 20;
 /// Lines that can be scrolled at most.
 const SCROLL_MAX: usize = 1000;
 
@@ -76,6 +78,9 @@ fn draw_result(page: &mut Page, job: &Status) {
         (Some(4), _) if job.kind == Kind::Verify => {
             page.say(Role::Danger, &format!("DAMAGE WAS FOUND, after {time}."));
             page.say_after(Role::Text, "  ", &plain(error.unwrap_or_default()));
+        }
+        (Some(4), _) if job.kind == Kind::Copy && job.results.iter().any(is_copied_files) => {
+            page.say(Role::Warning, &format!("Done in {time}, but not everything could be copied."));
         }
         (Some(130), _) => page.say(Role::Warning, &format!("Cancelled after {time}.")),
         (_, error) => {
@@ -209,9 +214,58 @@ fn words_of(result: &Value) -> Vec<String> {
             }
             lines
         }
+        Some("copied_files") => copied_files(result),
         Some("error") => text(result, "message").into_iter().collect(),
         _ => Vec::new(),
     }
+}
+
+fn is_copied_files(result: &Value) -> bool {
+    result.get("type").and_then(Value::as_str) == Some("copied_files")
+}
+
+/// What was copied, what was not, and what the place cannot keep.
+fn copied_files(result: &Value) -> Vec<String> {
+    let text = |value: &Value, key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let number = |value: &Value, key: &str| value.get(key).and_then(Value::as_u64).unwrap_or(0);
+    let items = |key: &str| result.get(key).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let mut parts =
+        vec![format!("{} ({})", amount(number(result, "files"), "file", "files"), size(number(result, "bytes")))];
+    for (key, one, many) in [
+        ("directories", "directory", "directories"),
+        ("symlinks", "symbolic link", "symbolic links"),
+        ("hard_links", "hard link", "hard links"),
+        ("specials", "device or pipe", "devices and pipes"),
+    ] {
+        let count = number(result, key);
+        if count > 0 {
+            parts.push(amount(count, one, many));
+        }
+    }
+    let mut lines = vec![format!("{} copied.", parts.join(", "))];
+    let failed = number(result, "failed");
+    if failed > 0 {
+        lines.push(format!("{} NOT copied:", amount(failed, "file was", "files were")));
+        let shown = items("failures").iter().take(FAILURES_SHOWN);
+        lines.extend(shown.map(|failure| format!("{}: {}", text(failure, "path"), text(failure, "reason"))));
+        if failed > FAILURES_SHOWN as u64 {
+            lines.push(format!("and {} more, which the report has.", failed - FAILURES_SHOWN as u64));
+        }
+    }
+    for lost in items("not_kept") {
+        let reason = Some(text(lost, "reason")).filter(|reason| !reason.is_empty());
+        let reason = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
+        lines.push(format!(
+            "Not kept: {}, of {}{reason}.",
+            text(lost, "what"),
+            amount(number(lost, "count"), "file", "files")
+        ));
+    }
+    lines
+}
+
+fn amount(count: u64, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
 }
 
 fn advice(kind: Kind, exit_code: Option<u8>, ended_well: bool) -> Vec<&'static str> {
@@ -251,6 +305,18 @@ fn advice(kind: Kind, exit_code: Option<u8>, ended_well: bool) -> Vec<&'static s
         (Kind::Clone, ..) => vec![
             "The target is incomplete and will not start. Do not use it as it is; cloning again begins anew.",
             "If a disk or cable is at fault, the log (l at home) says so.",
+        ],
+        (Kind::Copy, _, true) => vec!["Before you pull out a stick: power off, or wait for its light to go out."],
+        (Kind::Copy, Some(4), _) => vec![
+            "What was copied is whole. What was not is named above, with the reason; another image may have it.",
+            "If the image is to blame, \"Verify\" says what is damaged.",
+        ],
+        (Kind::Copy, Some(2 | 3 | 7), _) => {
+            vec!["Nothing was copied: it was refused before. What it says above is to be put right first."]
+        }
+        (Kind::Copy, ..) => vec![
+            "What was copied is whole, but not everything is there. Copying again makes another new directory.",
+            "If the place is full: free space there, or choose another place.",
         ],
         (Kind::Verify, _, true) => vec!["Nothing. What is stored is good."],
         (Kind::Verify, Some(4), _) => vec![

@@ -1,5 +1,7 @@
 //! A user with a machine that answers at once.
 
+use std::sync::Arc;
+
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use ratatui::buffer::Buffer;
@@ -71,7 +73,16 @@ impl Driver {
 
     fn perform(&mut self, wanted: Vec<Effect>) {
         for effect in wanted {
-            if let (true, Effect::ListPlaces(_) | Effect::LookAt(..) | Effect::Open(..)) = (self.silent, &effect) {
+            let is_question = matches!(
+                effect,
+                Effect::ListPlaces(_)
+                    | Effect::LookAt(..)
+                    | Effect::Open(..)
+                    | Effect::OpenFiles(..)
+                    | Effect::ListFiles(..)
+                    | Effect::NameCopy(..)
+            );
+            if self.silent && is_question {
                 self.others.push(effect);
                 continue;
             }
@@ -87,6 +98,20 @@ impl Driver {
                     ignore(self.answer(Answer::LookedAt(ticket, Ok(fixtures::looked(&place)))))
                 }
                 Effect::Open(ticket, path, password) => self.open(ticket, path.ends_with("locked"), password),
+                Effect::OpenFiles(ticket, wanted) => {
+                    let opened = if wanted.partition == Some(1) {
+                        Err("It cannot be opened: no such chunk. Check the stick.".into())
+                    } else {
+                        Ok(fixtures::files())
+                    };
+                    ignore(self.answer(Answer::FilesOpened(ticket, opened)))
+                }
+                Effect::ListFiles(ticket, _, node) => {
+                    ignore(self.answer(Answer::Listed(ticket, Arc::new(fixtures::listing(node)))))
+                }
+                Effect::NameCopy(ticket, root, name) => {
+                    ignore(self.answer(Answer::CopyNamed(ticket, Ok(root.join(name)))))
+                }
                 Effect::ReadLog(ticket, _) => ignore(self.answer(Answer::Log(ticket, Ok(self.log.clone())))),
                 Effect::SetUpNetwork(ticket, how) => {
                     let said = if how == "dhcp" { Err("no answer".into()) } else { Ok(format!("eno1 has {how}")) };

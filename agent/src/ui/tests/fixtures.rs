@@ -1,10 +1,13 @@
 //! A machine, its disks, a repository, jobs: as the effects would report them.
 
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use imager::disk::health::{Health, Verdict};
 use imager::disk::identity::{Identity, of_new_file};
+use imager::files::{Case, Description, Entry, FileSystem, Kind as FileKind, NodeId, Ownership, Stat, Xattr};
+use imager::fs::FsError;
 use imager::machine::{Firmware, Machine, Nic};
 use imager::repo::manifest::Manifest;
 use serde_json::{Value, json};
@@ -12,6 +15,7 @@ use serde_json::{Value, json};
 use crate::job::{Counts, Kind, Map, State, Status};
 use crate::places;
 use crate::ui::facts::{Card, Content, Disk, Hold, Image, Looked, Opened, Part, Picture, Place};
+use crate::ui::files::{Facts, File, Files, Listing};
 
 pub(super) const GIB: u64 = 1 << 30;
 
@@ -260,6 +264,94 @@ pub(super) fn opened() -> Opened {
     Opened { images, damaged: 0 }
 }
 
+/// A file system that holds nothing: directories come from [`listing`].
+struct Empty(Description);
+
+impl FileSystem for Empty {
+    fn description(&self) -> &Description {
+        &self.0
+    }
+
+    fn root(&self) -> NodeId {
+        NodeId(2)
+    }
+
+    fn stat(&self, _: NodeId) -> Result<Stat, FsError> {
+        Err(FsError::unsupported("nothing is here"))
+    }
+
+    fn list(&self, _: NodeId, _: &mut dyn FnMut(Entry) -> ControlFlow<()>) -> Result<(), FsError> {
+        Ok(())
+    }
+
+    fn open(&self, _: NodeId) -> Result<Box<dyn imager::files::File>, FsError> {
+        Err(FsError::unsupported("nothing is here"))
+    }
+
+    fn read_link(&self, _: NodeId) -> Result<Vec<u8>, FsError> {
+        Err(FsError::unsupported("nothing is here"))
+    }
+
+    fn xattrs(&self, _: NodeId) -> Result<Vec<Xattr>, FsError> {
+        Ok(Vec::new())
+    }
+}
+
+pub(super) fn files() -> Files {
+    Files::new(Arc::new(Empty(Description {
+        kind: "ext4".into(),
+        label: Some("root".into()),
+        block_size: 4096,
+        size: GIB,
+        case: Case::Differs,
+        ownership: Ownership::Unix,
+        warnings: Vec::new(),
+    })))
+}
+
+/// A root with a few of everything, `/etc` with a file that the root has too, and `/var` with more than is shown.
+pub(super) fn listing(node: NodeId) -> Listing {
+    let file = |node: u64, name: &[u8], kind: FileKind, size: u64, mode: &str| {
+        let name = imager::files::screen::escaped(name);
+        let facts = Facts {
+            kind,
+            size,
+            mode: format!("{}{mode}", kind.letter()),
+            owner: Some((0, 33)),
+            modified: "2026-09-30 17:05".into(),
+            target: (kind == FileKind::Symlink).then(|| "usr/bin".to_owned()),
+        };
+        File { argument: Some(name.clone()), name, node: NodeId(node), facts: Ok(facts) }
+    };
+    let entries = match node.0 {
+        2 => vec![
+            file(20, b"bin", FileKind::Symlink, 7, "rwxrwxrwx"),
+            file(12, b"etc", FileKind::Directory, 4096, "rwxr-xr-x"),
+            file(21, b"evil\x1b[2Jname", FileKind::File, 0, "rw-r--r--"),
+            file(22, b"fstab", FileKind::File, 1234, "rw-r--r--"),
+            File {
+                facts: Err("corrupt at byte 4096: an inode that is none".into()),
+                ..file(23, b"lost", FileKind::File, 0, "")
+            },
+            File { argument: None, ..file(24, b"slash/name", FileKind::File, 5, "rw-------") },
+            file(13, b"var", FileKind::Directory, 4096, "rwxr-xr-x"),
+        ],
+        12 => vec![file(30, b"fstab", FileKind::File, 999, "rw-r--r--")],
+        13 => (0..100)
+            .map(|number| {
+                file(100 + number, format!("log.{number:03}").as_bytes(), FileKind::File, number << 20, "rw-r-----")
+            })
+            .collect(),
+        _ => Vec::new(),
+    };
+    let (count, problem) = match node.0 {
+        13 => (100_000, None),
+        12 => (1, Some("corrupt at byte 8192: a directory block that is none".into())),
+        _ => (entries.len(), None),
+    };
+    Listing { entries, count, is_endless: false, problem }
+}
+
 /// A capture reads in the order of the disk, a restore writes in that of the repository.
 fn maps(kind: Kind) -> Vec<Map> {
     let cells = |digit: &dyn Fn(usize) -> usize| (0..1024).map(|cell| digit(cell).to_string()).collect();
@@ -270,7 +362,7 @@ fn maps(kind: Kind) -> Vec<Map> {
             map("/dev/sda", cells(&|cell| if cell < 100 { 9 } else { cell % 97 / 40 * usize::from(cell < 500) })),
         ],
         Kind::Restore => vec![map("/dev/sdb", cells(&|cell| cell * 7 % 23 / 3 * usize::from(cell / 64 % 3 == 1)))],
-        Kind::Verify | Kind::Clone => Vec::new(),
+        Kind::Verify | Kind::Clone | Kind::Copy => Vec::new(),
     }
 }
 
@@ -279,6 +371,10 @@ pub(super) fn status(kind: Kind, state: State) -> Status {
         Kind::Capture => ("Back up 2 disks to /run/lifeboat/places/sdc1/lifeboat", "back up /dev/nvme0n1, /dev/sda"),
         Kind::Restore => ("Restore web1 to ST2000NM0008-2F3100 (sdb)", "write web1 to ST2000NM0008-2F3100 (sdb)"),
         Kind::Verify => ("Verify web1", "verify web1"),
+        Kind::Copy => (
+            "Copy files of web1 to /run/lifeboat/places/sdc1/web1-2026-10-02",
+            "copy 1 file (1.21 KiB), 1 directory with all in it of p2 of web1",
+        ),
         Kind::Clone => (
             "Clone WDC WD5000AAKX-08U6AA0 (sda) onto ST2000NM0008-2F3100 (sdb)",
             "copy WDC WD5000AAKX-08U6AA0 (sda) onto ST2000NM0008-2F3100 (sdb)",
@@ -337,6 +433,16 @@ pub(super) fn ended(kind: Kind, exit_code: u8, error: Option<&str>) -> Status {
                 "warnings": ["both disks have the same identifiers now"]
             }
         }),
+        Kind::Copy => json!({
+            "type": "copied_files", "from": "p2", "files": 1204, "directories": 77, "symlinks": 12, "hard_links": 0,
+            "specials": 0, "already_there": 0, "bytes": 3 * GIB, "failed": if exit_code == 0 { 0 } else { 1 },
+            "failures": if exit_code == 0 { json!([]) } else { json!([{
+                "path": "/srv/old.db", "reason": "corrupt at byte 4096: an extent that leads nowhere"
+            }]) },
+            "not_kept": [{
+                "what": "owners", "count": 1204, "example": "/etc/fstab", "reason": "Operation not permitted"
+            }]
+        }),
         Kind::Verify => json!({
             "type": "verified", "sound": false, "report": {
                 "images": 3, "packs": 120, "bytes_read": 64 * GIB, "hurt": [{
@@ -345,7 +451,7 @@ pub(super) fn ended(kind: Kind, exit_code: u8, error: Option<&str>) -> Status {
             }
         }),
     };
-    if exit_code == 0 || kind == Kind::Verify {
+    if exit_code == 0 || matches!(kind, Kind::Verify | Kind::Copy) {
         status.results.push(result);
         status.report = Some("/run/lifeboat/places/sdc1/report-2026-11-22.txt".into());
     }

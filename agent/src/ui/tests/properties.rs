@@ -91,7 +91,7 @@ proptest! {
             happen(&mut driver, happening, &mut size);
             driver.picture(size.0, size.1);
         }
-        let mut left = 12;
+        let mut left = 20;
         while !driver.is_home() && left > 0 {
             driver.key(Key::Esc);
             left -= 1;

@@ -84,6 +84,31 @@ const SCREENS: &[(&str, Step)] = &[
     }),
     ("images", |driver| driver.type_in("i").keys(&[Key::Enter; 2])),
     ("image", |driver| driver.type_in("i").keys(&[Key::Enter; 3])),
+    ("files-parts", |driver| driver.type_in("i").keys(&[Key::Enter; 4])),
+    ("files-opening-failed", |driver| driver.type_in("i").keys(&[Key::Enter; 4]).keys(&[Key::Up, Key::Enter])),
+    ("files-root", |driver| {
+        driver.type_in("i").keys(&[Key::Enter; 4]).keys(&[Key::Down, Key::Up, Key::Down, Key::Enter]);
+        driver.keys(&[Key::Down, Key::Char(' '), Key::Char(' ')])
+    }),
+    ("files-damaged-directory", |driver| {
+        driver.type_in("i").keys(&[Key::Enter; 4]).keys(&[Key::End, Key::Enter, Key::Down, Key::Enter])
+    }),
+    ("files-huge-directory", |driver| {
+        driver.type_in("i").keys(&[Key::Enter; 4]).keys(&[Key::End, Key::Enter, Key::End, Key::Enter]);
+        driver.keys(&[Key::PageDown, Key::PageDown, Key::PageDown, Key::Char(' ')])
+    }),
+    ("files-details", |driver| driver.type_in("i").keys(&[Key::Enter; 4]).keys(&[Key::End, Key::Enter, Key::Enter])),
+    ("files-copy-place", |driver| {
+        driver.type_in("i").keys(&[Key::Enter; 4]).keys(&[Key::End, Key::Enter, Key::Down, Key::Char('c')])
+    }),
+    ("files-copy-ready", |driver| {
+        driver.type_in("i").keys(&[Key::Enter; 4]).keys(&[Key::End, Key::Enter, Key::Down, Key::Char(' ')]);
+        driver.keys(&[Key::Char(' '), Key::Char('c'), Key::Enter])
+    }),
+    ("files-result", |driver| driver.job(ended(Kind::Copy, 0, None))),
+    ("files-result-partly", |driver| {
+        driver.job(ended(Kind::Copy, 4, Some("1 file could not be copied; `failures` says which and why")))
+    }),
     ("clone-target", |driver| driver.type_in("c").keys(&[Key::Down, Key::Enter])),
     ("clone-confirm", |driver| driver.type_in("c").keys(&[Key::Down, Key::Enter, Key::Down, Key::Down, Key::Enter])),
     ("clone-result", |driver| driver.job(ended(Kind::Clone, 0, None))),

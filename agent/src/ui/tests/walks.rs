@@ -344,3 +344,91 @@ fn a_clone_needs_the_serial_number_of_its_target() {
         ["copy", "/dev/sda", "--to", "/dev/sdb", "--confirm=ZDH0A1B2", "--verify", "--new-ids"]
     );
 }
+
+fn browsing() -> Driver {
+    let mut driver = Driver::new();
+    // This machine's newest image, its second partition.
+    driver.type_in("i").keys(&[Key::Enter; 4]).keys(&[Key::End, Key::Enter]);
+    assert!(driver.sees("7 names; nothing tagged"), "{}", driver.text(132, 50));
+    driver
+}
+
+#[test]
+fn files_are_tagged_in_several_directories_and_copied_together() {
+    let mut driver = browsing();
+    driver.keys(&[Key::Down, Key::Enter]);
+    assert!(driver.sees("/etc") && driver.sees("[ ] -rw-r--r-- 999 B"), "{}", driver.text(132, 50));
+    assert!(driver.sees("Not all of this directory can be read"), "{}", driver.text(132, 50));
+    driver.key(Key::Char(' '));
+    assert!(driver.sees("1 tagged: 1 file (999 B)"), "{}", driver.text(132, 50));
+    // Back to where the cursor was.
+    driver.key(Key::Backspace);
+    assert!(driver.sees("► [ ] drwxr-xr-x 2026-09-30 17:05 etc/"), "{}", driver.text(132, 50));
+    // A second fstab cannot go into the same directory.
+    driver.keys(&[Key::Down, Key::Down, Key::Char(' ')]);
+    assert!(driver.sees("two of the same name cannot go into one directory"), "{}", driver.text(132, 50));
+    driver.keys(&[Key::Enter, Key::Down, Key::Char(' ')]);
+    assert!(driver.sees("lost is damaged in the image"), "{}", driver.text(132, 50));
+    driver.keys(&[Key::Enter, Key::Down, Key::Char(' ')]);
+    assert!(driver.sees("slash/name cannot be copied by itself"), "{}", driver.text(132, 50));
+    driver.keys(&[Key::Enter, Key::End, Key::Char(' '), Key::Char('c')]);
+    assert!(driver.sees("Where are the copies to go?"), "{}", driver.text(132, 50));
+    driver.key(Key::Enter);
+    assert!(driver.sees("1 file (999 B), 1 directory with all in it"), "{}", driver.text(132, 50));
+    assert!(driver.sent.is_empty());
+    driver.key(Key::Enter);
+    let job = started(&driver);
+    assert_eq!((job.kind, job.report.as_deref()), (Kind::Copy, Some("/run/lifeboat/places/sdc1".as_ref())));
+    assert_eq!(
+        job.steps[0].arguments,
+        [
+            "--repo",
+            "/run/lifeboat/places/sdc1/lifeboat",
+            "cp",
+            "-r",
+            "--make-directory",
+            "--",
+            "77c2d0ff00112233445566778899aabb:p2/etc/fstab",
+            "77c2d0ff00112233445566778899aabb:p2/var",
+            "/run/lifeboat/places/sdc1/image-77c2d0ff-2026-11-01"
+        ]
+    );
+    // A job that was refused leaves the tags as they were.
+    assert!(driver.sees("2 tagged"), "{}", driver.text(132, 50));
+    driver.type_in("n");
+    assert!(driver.sees("nothing tagged"), "{}", driver.text(132, 50));
+}
+
+#[test]
+fn without_tags_what_is_marked_is_copied() {
+    let mut driver = browsing();
+    driver.keys(&[Key::Down, Key::Down, Key::Down, Key::Char('c'), Key::Enter, Key::Enter]);
+    let arguments = &started(&driver).steps[0].arguments;
+    assert_eq!(arguments[6], "77c2d0ff00112233445566778899aabb:p2/fstab");
+}
+
+#[test]
+fn escape_leads_from_the_files_to_the_image() {
+    let mut driver = browsing();
+    driver.keys(&[Key::Down, Key::Enter, Key::Char('c')]);
+    for sight in ["1 name; nothing tagged", "7 names; nothing tagged", "The files of which partition?", "Taken"] {
+        driver.key(Key::Esc);
+        assert!(driver.sees(sight), "{sight}: {}", driver.text(132, 50));
+    }
+}
+
+#[test]
+fn only_the_newest_answer_is_shown() {
+    let mut driver = browsing();
+    driver.silent = true;
+    driver.keys(&[Key::Down, Key::Enter]);
+    assert!(driver.sees("The directory is being read"), "{}", driver.text(132, 50));
+    // Keys have nothing to be about yet.
+    driver.keys(&[Key::Char(' '), Key::Enter, Key::Char('c')]);
+    assert!(driver.sees("There is nothing to copy here"), "{}", driver.text(132, 50));
+    let Some(Effect::ListFiles(old, ..)) = driver.others.last().cloned() else { panic!("{:?}", driver.others) };
+    driver.keys(&[Key::Enter, Key::Backspace]);
+    let listing = std::sync::Arc::new(super::fixtures::listing(imager::files::NodeId(12)));
+    driver.answer(Answer::Listed(old, listing));
+    assert!(driver.sees("The directory is being read"), "{}", driver.text(132, 50));
+}
