@@ -1,3 +1,5 @@
+//! Headers, bitmaps and blocks as partclone writes them, and what is wrong with them.
+
 use proptest::prelude::*;
 
 use self::partclone_writer::{How, image};
