@@ -94,7 +94,13 @@ impl Person {
         at_end: &mut dyn FnMut(&mut Self) -> Result<()>,
     ) -> Result<()> {
         self.press(&[Press::Text("b")])?;
-        self.sees(&format!(r"\[.\] .*serial {SYSTEM}"), ANSWER)?;
+        let disk = format!(r"\[.\] .*serial {SYSTEM}");
+        // On a slow machine the first screen is there before what does the work, and says so.
+        while self.sees(&format!("{disk}|(not there yet)"), ANSWER)?.get(1).is_some_and(|said| !said.is_empty()) {
+            self.press(&[Press::Enter])?;
+            thread::sleep(SETTLE);
+            self.press(&[Press::Text("b")])?;
+        }
         while self.sees(r"(\d+) disks? marked", ANSWER)?.get(1).is_none_or(|marked| marked != "0") {
             self.press(&[Press::Text("a")])?;
             thread::sleep(SETTLE);
