@@ -1,13 +1,14 @@
 //! A virtual machine that is driven over its serial console: wait for this, write that.
 //!
-//! QEMU with an emulated processor, so that it runs wherever the tests run. One at a time: guests wait for each
-//! other. Must not know: what the disk holds beyond a Linux that talks to `ttyS0`.
+//! QEMU with an emulated processor, so that it runs wherever the tests run; as many at a time as this machine has
+//! processors. Must not know: what the disk holds beyond a Linux that talks to `ttyS0`.
 
 use std::fs::File;
 use std::io::{Read, Write};
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -29,11 +30,28 @@ const COMMAND: Duration = Duration::from_secs(60);
 /// Lines of the console that an error shows.
 const LINES_SHOWN: usize = 40;
 
-static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+/// Virtual machines that run now.
+static RUNNING: Mutex<usize> = Mutex::new(0);
+static ENDED: Condvar = Condvar::new();
 
-/// Waits until no other virtual machine runs; the next one waits until what is given is dropped.
-pub fn turn() -> MutexGuard<'static, ()> {
-    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
+/// Permission to run one virtual machine, until it is dropped.
+pub struct Turn(());
+
+/// Waits until this machine has a processor for one more virtual machine: each emulates all of its own on one.
+#[must_use]
+pub fn turn() -> Turn {
+    let processors = thread::available_parallelism().map_or(1, NonZero::get);
+    let running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut running = ENDED.wait_while(running, |count| *count >= processors).unwrap_or_else(PoisonError::into_inner);
+    *running += 1;
+    Turn(())
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        *RUNNING.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        ENDED.notify_one();
+    }
 }
 
 /// A running virtual machine; it ends when dropped.
@@ -47,7 +65,7 @@ pub struct Guest {
     seen: usize,
     log: PathBuf,
     started: Instant,
-    _turn: MutexGuard<'static, ()>,
+    _turn: Turn,
 }
 
 #[derive(Default)]

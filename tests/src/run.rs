@@ -4,7 +4,7 @@
 
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::{Arc, MutexGuard};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use regex_lite::Regex;
 
 use crate::debian;
-use crate::guest::{Console, turn};
+use crate::guest::{Console, Turn, turn};
 use crate::tool;
 
 /// For busy machines.
@@ -26,7 +26,7 @@ pub struct Program {
     console: Arc<Console>,
     seen: usize,
     started: Instant,
-    _turn: MutexGuard<'static, ()>,
+    _turn: Turn,
 }
 
 impl Program {
