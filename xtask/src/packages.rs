@@ -39,7 +39,8 @@ pub(crate) const TESTS: &[&str] = &[
 ];
 
 /// What the benchmarks measure, and what they fill their disks with.
-pub(crate) const PEERS: &[&str] = &["borgbackup", "debootstrap", "partclone", "qemu-utils", "restic", "zstd"];
+pub(crate) const PEERS: &[&str] =
+    &["borgbackup", "debootstrap", "fio", "libnbd-bin", "partclone", "qemu-system-x86", "qemu-utils", "restic", "zstd"];
 
 /// Sees to it that every package of these lists is installed.
 ///

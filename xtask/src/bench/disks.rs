@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use lifeboat_tests::disk::{self, Disk, MIB, Table, Wanted};
 use lifeboat_tests::mounted::{Loop, Mount, WorkFolder};
-use lifeboat_tests::{debian, tool};
+use lifeboat_tests::{boot_disk, debian, tool};
 
 use super::contents::{Packages, log, noise};
 
@@ -169,6 +169,13 @@ impl<'a> Disks<'a> {
             self.on(&disk, 1, "ext4", &["-q", "-E", "nodiscard,lazy_itable_init=1"], |root| {
                 self.packages.unpack(PROGRAMS.split_at(PROGRAMS.len() / 2).0, root)
             })
+        })
+    }
+
+    /// A small Debian that boots.
+    pub(crate) fn debian(&self) -> Result<PathBuf> {
+        self.made("debian.img", |image| {
+            boot_disk::make(self.folder, &debian::tarball(self.folder)?, image, Table::Gpt).map(drop)
         })
     }
 

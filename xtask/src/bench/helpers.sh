@@ -1,6 +1,7 @@
 # For the scripts in contenders.rs. In their environment:
 #   IMG DAY2 FLEET_A FLEET_B HUGE   the disks
 #   PARTITIONS                      those of IMG, as FILESYSTEM:DEVICE:NUMBER
+#   DEBIAN                          a disk that boots
 #   WORK CORES IMAGER               where results go, the number of processors, the program
 
 # With the buffer that its best known user gives it. It sleeps until its next progress report before it ends: reports
@@ -70,6 +71,58 @@ target_partitions() {
   done
 }
 detach_target() { xargs losetup --detach < "$WORK/target.devices"; }
+
+no_clone() { # the repository remembers a linked one
+  [ ! -e "$WORK/clone.qcow2.clone.json" ] || "$IMAGER" clone --release "$WORK/clone.qcow2" --repo "$WORK/imager"
+  rm -f "$WORK"/clone.qcow2*
+}
+
+NBD="nbd+unix:///?socket=$WORK/nbd.sock"
+
+serve() { # COMMAND...
+  rm -f "$WORK/nbd.sock"
+  setsid "$@" > "$WORK/server.log" 2>&1 < /dev/null &
+  echo $! > "$WORK/server.pid"
+  until nbdinfo --size "$NBD" > /dev/null 2>&1; do
+    kill -0 "$(cat "$WORK/server.pid")" || return 1
+    sleep 0.1
+  done
+}
+serve_image() { serve "$IMAGER" serve latest --repo "$WORK/imager" --socket "$WORK/nbd.sock"; }
+serve_qcow2() { serve qemu-nbd --read-only --persistent --shared 0 -f qcow2 --socket "$WORK/nbd.sock" "$WORK/zstd.qcow2"; }
+stop_serving() {
+  local pid
+  pid=$(cat "$WORK/server.pid")
+  kill "$pid"
+  while kill -0 "$pid" 2> /dev/null; do sleep 0.1; done
+}
+serve_clone() {
+  rm -f "$WORK"/debian.qcow2*
+  "$IMAGER" clone --linked latest --repo "$WORK/imager-debian" --socket "$WORK/nbd.sock" -o "$WORK/debian.qcow2"
+  serve "$IMAGER" serve --repo "$WORK/imager-debian" --for "$WORK/debian.qcow2"
+}
+
+READ_BEFORE='--offset=1g --size=256m'
+random_reads() { # COUNT OPTION...: of 4 KiB, 16 at a time, always the same ones
+  local count=$1
+  shift
+  fio --name=random --ioengine=nbd --uri="$NBD" --rw=randread --bs=4k --iodepth=16 --number_ios="$count" \
+    --randseed=7 --norandommap --size=8g "$@" > "$WORK/fio.log"
+}
+
+boot_until_login() { # DRIVE
+  local qemu
+  rm -f "$WORK/serial"
+  qemu-system-x86_64 -machine q35 -accel tcg,thread=single -smp 2 -m 768 -nodefaults -display none -vga std \
+    -drive "if=virtio,$1" -serial "file:$WORK/serial" &
+  qemu=$!
+  until grep -q 'login: ' "$WORK/serial" 2> /dev/null; do
+    kill -0 $qemu || return 1
+    sleep 0.1
+  done
+  kill $qemu
+  wait $qemu || true
+}
 
 same_as_disk() { cmp "$IMG" "$WORK/target.img"; }
 # For tools that bring back what is in use: each file system's own checker, which changes nothing.

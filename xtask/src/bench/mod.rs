@@ -125,6 +125,9 @@ impl Bench {
         if uses("$HUGE") {
             variables.push(("HUGE", disks.huge()?.into()));
         }
+        if uses("$DEBIAN") || uses("-debian") {
+            variables.push(("DEBIAN", disks.debian()?.into()));
+        }
         let (partitions, listed) = attach_partitions(&Disk::open(&disk)?)?;
         variables.extend([
             ("PARTITIONS", listed.into()),
