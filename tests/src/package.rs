@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail};
 
@@ -32,6 +33,8 @@ impl Package {
             folder: folder.join(format!("{name}_{}", version.replace(':', "_"))),
             version,
         };
+        static DOWNLOADING: Mutex<()> = Mutex::new(());
+        let _one = DOWNLOADING.lock().unwrap_or_else(PoisonError::into_inner);
         if !package.folder.exists() {
             package.download(folder).with_context(|| format!("cannot get the package {name}"))?;
         }

@@ -10,7 +10,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use lifeboat_tests::{imager, tool};
 
-use crate::{media, test, tidy};
+use crate::{media, packages, test, tidy};
 
 /// For all fuzz targets together: enough to notice what a change broke. Longer runs are made by hand.
 const FUZZING_SECONDS: usize = 120;
@@ -18,6 +18,8 @@ const FUZZING_SECONDS: usize = 120;
 const FUZZING_SECONDS_PER_TARGET: usize = 30;
 
 pub(crate) fn run() -> Result<()> {
+    // What cannot be installed is known in the first minute.
+    packages::ensure(&[packages::CHECKS, packages::DISKS, packages::MEDIA, packages::TESTS])?;
     step("tidy", tidy::check)?;
     step("format", || cargo(&["fmt", "--all", "--check"]))?;
     step("lints", || cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
@@ -58,13 +60,11 @@ fn fuzz() -> Result<()> {
         cargo(&["install", "--locked", "cargo-fuzz"])?;
     }
     // Without unsafe code the address sanitizer finds nothing, and doubles the time to build.
-    let cargo_fuzz = |word: &str| {
-        let mut cargo = tool::command("cargo");
-        cargo.current_dir(imager::workspace().join("imager")).env("RUSTC_BOOTSTRAP", "1");
-        cargo.args(["fuzz", word, "--sanitizer", "none"]);
-        cargo
-    };
-    tool::show(&mut cargo_fuzz("build"))?;
+    let built = imager::target_folder()?.join("fuzz");
+    let mut build = tool::command("cargo");
+    build.current_dir(imager::workspace().join("imager")).env("RUSTC_BOOTSTRAP", "1");
+    tool::show(build.args(["fuzz", "build", "--sanitizer", "none", "--target-dir"]).arg(&built))?;
+    let programs = built.join(host()?).join("release");
     let targets = fuzz_targets(&folder)?;
     let cores = thread::available_parallelism().map_or(1, NonZero::get);
     let seconds = (cores * FUZZING_SECONDS / targets.len().max(1)).min(FUZZING_SECONDS_PER_TARGET);
@@ -74,10 +74,11 @@ fn fuzz() -> Result<()> {
         // What is found on the way goes to the first folder; the seeds stay as they are.
         let found = corpora.join(target);
         fs::create_dir_all(&found).with_context(|| found.display().to_string())?;
-        let mut cargo = cargo_fuzz("run");
-        cargo.arg(target).arg(found).arg(folder.join("corpus").join(target));
-        cargo.args(["--", &format!("-max_total_time={seconds}"), "-print_final_stats=1", "-max_len=131072"]);
-        tool::output(&mut cargo).map(drop).with_context(|| format!("the fuzz target {target} found something"))
+        let mut program = tool::command(programs.join(target));
+        program.arg(found).arg(folder.join("corpus").join(target));
+        program.args([&format!("-max_total_time={seconds}"), "-print_final_stats=1", "-max_len=131072"]);
+        program.arg(format!("-artifact_prefix={}/", programs.display()));
+        tool::output(&mut program).map(drop).with_context(|| format!("the fuzz target {target} found something"))
     };
     let next = AtomicUsize::new(0);
     let worker = || -> Result<()> {
@@ -91,6 +92,12 @@ fn fuzz() -> Result<()> {
         let workers: Vec<_> = (0..cores).map(|_| scope.spawn(worker)).collect();
         workers.into_iter().try_for_each(|worker| worker.join().unwrap_or_else(|_| bail!("a thread panicked")))
     })
+}
+
+/// What this machine is to the compiler.
+fn host() -> Result<String> {
+    let said = tool::run("rustc", ["-vV"])?;
+    said.lines().find_map(|line| line.strip_prefix("host: ")).map(str::to_owned).context("rustc does not say its host")
 }
 
 /// `cargo install` puts programs where PATH need not lead, and cargo finds them all the same.

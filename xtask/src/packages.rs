@@ -29,6 +29,7 @@ pub(crate) const TESTS: &[&str] = &[
     "lz4",
     "ovmf",
     "partclone",
+    "psmisc",
     "python3",
     "python3-libvhdi",
     "python3-pip",
@@ -37,6 +38,9 @@ pub(crate) const TESTS: &[&str] = &[
     "xz-utils",
     "zstd",
 ];
+
+/// What `cargo xtask ci` needs beside what it calls: libFuzzer is C++, and the tree is asked for its files.
+pub(crate) const CHECKS: &[&str] = &["g++", "git"];
 
 /// What the benchmarks measure, and what they fill their disks with.
 pub(crate) const PEERS: &[&str] =

@@ -14,9 +14,10 @@ mod uki;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use lifeboat_tests::{imager, tool};
 
 use crate::packages;
@@ -80,15 +81,21 @@ pub(crate) fn run(options: &Options) -> Result<Made> {
         build_id: build_id()?,
         time: time()?,
     };
-    sources.build(options.profile, &folder)?;
     if options.twice {
         let again = target.join("media-again");
-        sources.build(options.profile, &again)?;
+        thread::scope(|scope| {
+            let second = scope.spawn(|| sources.build(options.profile, &again));
+            sources.build(options.profile, &folder)?;
+            second.join().unwrap_or_else(|_| bail!("a thread panicked"))
+        })?;
         tool::run("diff", ["--recursive".as_ref(), folder.as_os_str(), again.as_os_str()])
             .context("two builds of the same differ")?;
         fs::remove_dir_all(again)?;
-        println!("\nboth builds are the same, byte for byte");
+        println!("both builds are the same, byte for byte");
+    } else {
+        sources.build(options.profile, &folder)?;
     }
+    show_sizes(&folder)?;
     Ok(Made { folder, imager: agent::as_imager(&sources.agent)? })
 }
 
@@ -129,8 +136,7 @@ impl Sources {
         step("lifeboat-usb.img", || stick::build(&ingredients, &folder.join("lifeboat-usb.img")))?;
         step("lifeboat.efi", || uki::build(&ingredients, &folder.join("lifeboat.efi")))?;
         step("pxe", || pxe::build(&ingredients, &folder.join("pxe")))?;
-        fs::remove_dir_all(work)?;
-        show_sizes(folder)
+        Ok(fs::remove_dir_all(work)?)
     }
 }
 
