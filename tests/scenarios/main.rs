@@ -1,6 +1,7 @@
 //! What must work on real systems, end to end. One binary; one module per subject.
 
 mod boot;
+mod formats;
 mod media;
 mod mishaps;
 mod proof;

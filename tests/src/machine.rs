@@ -48,7 +48,7 @@ pub enum Writes {
 /// A disk of the machine.
 #[derive(Clone, Debug)]
 pub struct Drive {
-    /// Its content, as it is on the disk.
+    /// Its content, as it is on the disk, or in a format that its name ends in.
     pub image: PathBuf,
     /// What it hangs on.
     pub bus: Bus,
@@ -139,6 +139,14 @@ impl Drive {
     #[must_use]
     pub fn bad_sectors(self, sectors: &[u64]) -> Self {
         Self { bad_sectors: sectors.to_vec(), ..self }
+    }
+
+    /// QEMU's name for what the image's name ends in.
+    fn format(&self) -> &str {
+        match self.image.extension().and_then(|extension| extension.to_str()) {
+            Some(format @ ("qcow2" | "vdi" | "vhdx" | "vmdk")) => format,
+            _ => "raw",
+        }
     }
 
     /// QEMU's properties of the device, for the disk whose content has this name.
@@ -336,7 +344,8 @@ impl Options {
         let file = drive.image.display();
         if drive.bad_sectors.is_empty() {
             // Discarded, as a real disk would forget it.
-            self.add("-drive", &format!("if=none,id={name},format=raw,discard=unmap,{writes},file={file}"));
+            let format = drive.format();
+            self.add("-drive", &format!("if=none,id={name},format={format},discard=unmap,{writes},file={file}"));
         } else {
             let error = |(number, sector): (usize, &u64)| {
                 let rule = format!("file.inject-error.{number}");
