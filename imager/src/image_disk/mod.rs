@@ -9,6 +9,7 @@
 
 mod frames;
 mod places;
+mod spans;
 pub mod stream;
 
 use std::io;
@@ -16,6 +17,7 @@ use std::sync::{Arc, RwLock};
 
 use self::frames::{Chunk, FrameCache};
 use self::places::Places;
+use self::spans::Spans;
 use crate::error::{Error, Result};
 use crate::extent::Extent;
 use crate::memory::Budget;
@@ -92,6 +94,7 @@ pub struct ImageDisk {
     sector_size: u32,
     /// Ascending, without gaps: place on the disk and root of the block map.
     regions: Vec<(Extent, Option<Root>)>,
+    spans: Spans,
 }
 
 impl ImageDisk {
@@ -105,7 +108,13 @@ impl ImageDisk {
         let mut regions: Vec<_> =
             disk.regions.iter().map(|region| (Extent::new(region.start, region.len), region.root)).collect();
         regions.sort_unstable_by_key(|(place, _)| place.start);
-        Self { shelf: Arc::clone(shelf), size: disk.size, sector_size: disk.sector_size, regions }
+        Self {
+            shelf: Arc::clone(shelf),
+            size: disk.size,
+            sector_size: disk.sector_size,
+            regions,
+            spans: Spans::default(),
+        }
     }
 
     /// Size in bytes.
@@ -199,7 +208,8 @@ impl ImageDisk {
     /// Visits every record that may touch `wanted`, ascending, with its first byte on the disk.
     fn for_each_record(&self, wanted: Extent, visit: &mut dyn FnMut(u64, &Record) -> Result<()>) -> Result<()> {
         let first = self.regions.partition_point(|(place, _)| place.end() <= wanted.start);
-        for (place, root) in self.regions.iter().skip(first).take_while(|(place, _)| place.start < wanted.end()) {
+        let touched = self.regions.iter().enumerate().skip(first);
+        for (number, (place, root)) in touched.take_while(|(_, (place, _))| place.start < wanted.end()) {
             let Some(root) = root else { continue };
             let part = place.intersection(wanted);
             if part.is_empty() {
@@ -207,10 +217,10 @@ impl ImageDisk {
             }
             let (from, to) = (part.start - place.start, part.end() - place.start);
             for span in from / SPAN..to.div_ceil(SPAN) {
-                for record in self.leaf(*root, place.len, span)? {
-                    if record.start + u64::from(record.len) > from && record.start < to {
-                        visit(place.start + record.start, &record)?;
-                    }
+                let records = self.spans.get((number, span), || self.leaf(*root, place.len, span))?;
+                let first = records.partition_point(|record| record.start + u64::from(record.len) <= from);
+                for record in records.iter().skip(first).take_while(|record| record.start < to) {
+                    visit(place.start + record.start, record)?;
                 }
             }
         }
