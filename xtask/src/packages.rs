@@ -55,7 +55,8 @@ pub(crate) fn ensure(lists: &[&[&str]]) -> Result<()> {
         println!("This is not a Debian system: these packages' programs must be there: {}", lists.concat().join(" "));
         return Ok(());
     }
-    let missing = missing(&lists.concat())?;
+    let wanted = lists.concat();
+    let missing = missing(&wanted)?;
     if missing.is_empty() {
         return Ok(());
     }
@@ -66,8 +67,15 @@ pub(crate) fn ensure(lists: &[&[&str]]) -> Result<()> {
     println!("Installing {}", missing.join(" "));
     let apt_get =
         |words: &[&str]| tool::show(tool::command("apt-get").env("DEBIAN_FRONTEND", "noninteractive").args(words));
+    let install =
+        |packages: &[&str]| apt_get(&[&["install", "--quiet", "--no-install-recommends", "--yes"], packages].concat());
     apt_get(&["update", "--quiet"])?;
-    apt_get(&[&["install", "--quiet", "--no-install-recommends", "--yes"], &*missing].concat())
+    install(&missing)?;
+    // What was there from another release may have had to go for what came: qemu-utils of the backports for QEMU.
+    match self::missing(&wanted)? {
+        gone if gone.is_empty() => Ok(()),
+        gone => install(&gone),
+    }
 }
 
 fn missing<'a>(wanted: &[&'a str]) -> Result<Vec<&'a str>> {
