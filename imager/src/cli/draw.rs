@@ -1,6 +1,6 @@
 //! Disks as bars, and tables, as wide as the terminal.
 
-use std::io::IsTerminal;
+use std::os::fd::AsFd;
 
 use crate::fs::Note;
 use crate::table::{PartitionTable, Role};
@@ -39,10 +39,15 @@ pub(super) fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() || !(unicode || c.is_ascii()) { '?' } else { c }).collect()
 }
 
-/// Columns of the terminal, if it is one.
-pub(super) fn columns() -> Option<usize> {
-    let size = || crossterm::terminal::size().ok().filter(|(columns, _)| *columns > 0);
-    std::io::stdout().is_terminal().then(size).flatten().map(|(columns, _)| usize::from(columns))
+/// Columns of the terminal that standard output is, if it is one.
+fn columns() -> Option<usize> {
+    columns_of(std::io::stdout())
+}
+
+/// Columns of a terminal. What asks other programs, or `/dev/tty`, is too dear for what is asked ten times a second.
+pub(super) fn columns_of(terminal: impl AsFd) -> Option<usize> {
+    let size = rustix::termios::tcgetwinsize(terminal).ok()?;
+    (size.ws_col > 0).then(|| usize::from(size.ws_col))
 }
 
 /// The disk as a bar to scale: partitions side by side, each filled as far as it is in use.

@@ -106,7 +106,7 @@ fn show(progress: &Progress, done: &AtomicBool, interrupted: &AtomicBool, verb: 
         if over {
             break;
         }
-        if shown != Shown::Messages {
+        if is_terminal || json {
             state.tell(progress, &bar, verb, json);
         }
         std::thread::park_timeout(Duration::from_millis(100));
@@ -136,7 +136,6 @@ impl State {
         let rate = if time < 300 { 0 } else { u64::try_from(u128::from(done) * 1000 / time).unwrap_or(0) };
         let left = (rate > 0 && total > done).then(|| Duration::from_secs((total - done) / rate));
         let word = phase.map_or("starting", crate::progress::Phase::word);
-        let columns = crossterm::terminal::size().map_or(80, |(columns, _)| usize::from(columns));
         if json {
             if self.told.elapsed() >= Duration::from_secs(1) {
                 self.told = Instant::now();
@@ -154,6 +153,7 @@ impl State {
             }
             return;
         }
+        let columns = super::draw::columns_of(std::io::stderr()).unwrap_or(80);
         let mut lines = bar_line(word, done, total, rate, left, columns);
         let (known, new, stored) = (load(&progress.known), load(&progress.new), load(&progress.stored));
         if verb == "capture" && new + known > 0 {
