@@ -21,6 +21,10 @@ use crate::table::{self, Ids, Patch};
 /// What is lost is looked for in runs of this size.
 const BLOCK: usize = 4096;
 
+/// Decompressed frames that are kept, at most: a disk is read from its beginning to its end, and what it has twice is
+/// mostly near.
+const CACHE_BYTES_MAX: u64 = 256 << 20;
+
 /// A disk of an image.
 pub(super) struct Source<'a> {
     disk: ImageDisk,
@@ -33,7 +37,8 @@ pub(super) struct Source<'a> {
 impl<'a> Source<'a> {
     /// Reads the index and the partition table.
     pub(super) fn open(image: &Image, number: usize, options: &Options, progress: &'a Progress) -> Result<Self> {
-        let shelf = Shelf::open(image.repository.clone(), Budget::new(options.memory.bytes() / 2))?;
+        let shelf =
+            Shelf::open(image.repository.clone(), Budget::new((options.memory.bytes() / 2).min(CACHE_BYTES_MAX)))?;
         let disk = ImageDisk::all_of(&shelf, &image.manifest).into_iter().nth(number);
         let disk = disk.ok_or_else(|| Error::Internal("a disk that is not there".into()))?;
         let table = &image.disk(number)?.table;

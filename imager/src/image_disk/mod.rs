@@ -12,23 +12,31 @@ mod places;
 mod spans;
 pub mod stream;
 
+use std::collections::VecDeque;
 use std::io;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 
-use self::frames::{Chunk, FrameCache};
+use self::frames::{Chunk, Depth, FrameCache};
 use self::places::Places;
 use self::spans::Spans;
 use crate::error::{Error, Result};
 use crate::extent::Extent;
 use crate::memory::Budget;
+use crate::progress::lock;
 use crate::read_at::{ReadAt, check_range};
 use crate::repo::Repository;
 use crate::repo::block_map::{self, FANOUT, Record, Root, Run, SPAN};
 use crate::repo::manifest::{DiskImage, Manifest};
 use crate::repo::pack::{ChunkId, Content};
 
+/// Who reads no more than this at once may be reading here and there.
+const SMALL_READ_BYTES: usize = 64 << 10;
 /// Frames that are fetched ahead of a reader that goes forward.
 const AHEAD_BYTES: u64 = 4 << 20;
+/// Less than this is not worth looking for.
+const AHEAD_BYTES_MIN: u64 = AHEAD_BYTES / 4;
+/// Readers that go forward and are told apart.
+const AHEAD_READERS: usize = 16;
 
 /// What a run of a disk is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,9 +67,9 @@ impl Shelf {
     }
 
     /// A chunk whose bytes are what its id says. After a prune has moved it, it is looked for again.
-    fn chunk(&self, id: ChunkId, content: Content) -> Result<Chunk> {
+    fn chunk(&self, id: ChunkId, content: Content, depth: Depth) -> Result<Chunk> {
         let seen = self.places();
-        match self.chunk_at(&seen, id, content) {
+        match self.chunk_at(&seen, id, content, depth) {
             Err(Error::Missing { .. }) => {
                 let mut places = self.places.write().unwrap_or_else(std::sync::PoisonError::into_inner);
                 // Another reader may have been here already.
@@ -70,16 +78,16 @@ impl Shelf {
                 }
                 let fresh = Arc::clone(&places);
                 drop(places);
-                self.chunk_at(&fresh, id, content)
+                self.chunk_at(&fresh, id, content, depth)
             }
             other => other,
         }
     }
 
-    fn chunk_at(&self, places: &Places, id: ChunkId, content: Content) -> Result<Chunk> {
+    fn chunk_at(&self, places: &Places, id: ChunkId, content: Content, depth: Depth) -> Result<Chunk> {
         let place = places.find(id).ok_or_else(|| Error::Missing { object: format!("chunk {id}") })?;
         let frame = places.frame(place).ok_or_else(|| Error::Internal("a chunk without a frame".into()))?;
-        self.frames.chunk(&self.repository, frame, place, id, content)
+        self.frames.chunk(&self.repository, frame, place, id, content, depth)
     }
 
     fn places(&self) -> Arc<Places> {
@@ -95,6 +103,8 @@ pub struct ImageDisk {
     /// Ascending, without gaps: place on the disk and root of the block map.
     regions: Vec<(Extent, Option<Root>)>,
     spans: Spans,
+    /// What was fetched ahead last, for each of several readers.
+    ahead: Mutex<VecDeque<Extent>>,
 }
 
 impl ImageDisk {
@@ -114,6 +124,7 @@ impl ImageDisk {
             sector_size: disk.sector_size,
             regions,
             spans: Spans::default(),
+            ahead: Mutex::default(),
         }
     }
 
@@ -136,14 +147,20 @@ impl ImageDisk {
     /// no meaning.
     pub fn read(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
         let wanted = self.within(offset, buf.len() as u64)?;
-        buf.fill(0);
+        let depth = if buf.len() <= SMALL_READ_BYTES { Depth::Chunk } else { Depth::Frame };
+        let zeros = |buf: &mut [u8], gap: Extent| {
+            range(gap.start - offset, gap.len).and_then(|gap| buf.get_mut(gap)).unwrap_or_default().fill(0)
+        };
+        let mut at = wanted.start;
         self.for_each_record(wanted, &mut |start, record| {
             let Run::Chunk(id) = record.run else { return Ok(()) };
             let shared = Extent::new(start, record.len.into()).intersection(wanted);
             if shared.is_empty() {
                 return Ok(());
             }
-            let chunk = self.shelf.chunk(id, Content::Data)?;
+            zeros(buf, Extent::between(at, shared.start.max(at)));
+            at = shared.end();
+            let chunk = self.shelf.chunk(id, Content::Data, depth)?;
             let bytes = chunk.bytes();
             if bytes.len() as u64 != u64::from(record.len) {
                 return Err(Error::damaged(format!("chunk {id}"), 0, "its length is not the block map's"));
@@ -154,17 +171,38 @@ impl ImageDisk {
                 to.copy_from_slice(of);
             }
             Ok(())
-        })
+        })?;
+        zeros(buf, Extent::between(at, wanted.end()));
+        Ok(())
     }
 
     /// Fetches what a reader that has just read `done` will want next.
     pub fn read_ahead(&self, done: Extent) {
-        let ahead = Extent::between(done.end().min(self.size), (done.end() + AHEAD_BYTES).min(self.size));
+        let end = done.end().saturating_add(AHEAD_BYTES).min(self.size);
+        let Some(start) = self.not_fetched_yet(done.end(), end) else { return };
         // What fails here fails again, and is reported, when it is read.
-        let _ = self.for_each_record(ahead, &mut |_, record| match record.run {
-            Run::Chunk(id) => self.shelf.chunk(id, Content::Data).map(drop),
+        let _ = self.for_each_record(Extent::between(start, end), &mut |_, record| match record.run {
+            Run::Chunk(id) => self.shelf.chunk(id, Content::Data, Depth::Frame).map(drop),
             _ => Ok(()),
         });
+    }
+
+    /// Where fetching ahead up to `end` goes on for a reader that is at `at`; nothing when it is hardly worth it.
+    fn not_fetched_yet(&self, at: u64, end: u64) -> Option<u64> {
+        let mut ahead = lock(&self.ahead);
+        let known = ahead.iter_mut().find(|known| (known.start..=known.end()).contains(&at));
+        let start = known.as_ref().map_or(at, |known| known.end());
+        if end < start.saturating_add(AHEAD_BYTES_MIN) {
+            return None;
+        }
+        match known {
+            Some(known) => *known = Extent::between(at, end),
+            None => ahead.push_back(Extent::between(at, end)),
+        }
+        if ahead.len() > AHEAD_READERS {
+            ahead.pop_front();
+        }
+        Some(start)
     }
 
     /// What the bytes of `wanted` are, ascending, without gaps; neighbours differ.
@@ -235,7 +273,7 @@ impl ImageDisk {
         }
         let mut id = root.id;
         for level in (0..root.height).rev() {
-            let node = self.shelf.chunk(id, Content::Map)?;
+            let node = self.shelf.chunk(id, Content::Map, Depth::Frame)?;
             let children = block_map::node_children(node.bytes()).map_err(|what| malformed(id, what))?;
             let number = span / FANOUT.saturating_pow(level) % FANOUT;
             match children.binary_search_by_key(&number, |(child, _)| *child) {
@@ -243,7 +281,7 @@ impl ImageDisk {
                 Err(_) => return Ok(Vec::new()),
             }
         }
-        let leaf = self.shelf.chunk(id, Content::Map)?;
+        let leaf = self.shelf.chunk(id, Content::Map, Depth::Frame)?;
         block_map::leaf_records(leaf.bytes(), span * SPAN, region_len).map_err(|what| malformed(id, what))
     }
 }

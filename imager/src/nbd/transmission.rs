@@ -81,9 +81,10 @@ pub(super) fn serve<W: Write + Send>(
             let receive = receive.clone();
             let answers = &answers;
             scope.spawn(move || {
+                let mut message = Vec::new();
                 for request in receive {
                     // A connection that is gone is noticed by the one who reads from it.
-                    if answers.answer(&request).is_err() {
+                    if answers.answer(&request, &mut message).is_err() {
                         break;
                     }
                 }
@@ -137,7 +138,8 @@ struct Answers<'a, W> {
 }
 
 impl<W: Write> Answers<'_, W> {
-    fn answer(&self, request: &Request) -> io::Result<()> {
+    /// `message` is room for what is sent, kept from one request to the next.
+    fn answer(&self, request: &Request, message: &mut Vec<u8>) -> io::Result<()> {
         let place = Extent::new(request.offset, request.len.into());
         let is_within = request.offset.checked_add(request.len.into()).is_some_and(|end| end <= self.export.size());
         match request.command {
@@ -145,7 +147,7 @@ impl<W: Write> Answers<'_, W> {
                 self.error(request, EINVAL, "it reaches behind the end of the disk, or asks for nothing")
             }
             CMD_READ if request.len > REQUEST_BYTES_MAX => self.error(request, EOVERFLOW, "more than 32 MiB at once"),
-            CMD_READ => self.read(request, place),
+            CMD_READ => self.read(request, place, message),
             CMD_CACHE => {
                 self.export.read_ahead(Extent::new(place.start, 0));
                 self.done(request)
@@ -160,10 +162,10 @@ impl<W: Write> Answers<'_, W> {
         }
     }
 
-    fn read(&self, request: &Request, place: Extent) -> io::Result<()> {
+    fn read(&self, request: &Request, place: Extent, message: &mut Vec<u8>) -> io::Result<()> {
         let sent = match self.chosen.structured {
-            Structured::Yes => self.read_structured(request, place)?,
-            Structured::No => self.read_simple(request, place)?,
+            Structured::Yes => self.read_structured(request, place, message)?,
+            Structured::No => self.read_simple(request, place, message)?,
         };
         if sent == Sent::All && self.read_up_to.swap(place.end(), Ordering::Relaxed) == place.start {
             self.export.read_ahead(place);
@@ -172,36 +174,35 @@ impl<W: Write> Answers<'_, W> {
     }
 
     /// Pieces that each say where they belong.
-    fn read_structured(&self, request: &Request, place: Extent) -> io::Result<Sent> {
-        // Header and data in one buffer, so that they leave together.
-        let mut message = Vec::new();
+    fn read_structured(&self, request: &Request, place: Extent, message: &mut Vec<u8>) -> io::Result<Sent> {
         for piece in pieces(place) {
-            message.clear();
             let flags = if piece.end() == place.end() { CHUNK_DONE } else { CHUNK_MORE };
             let len = u32::try_from(piece.len).unwrap_or(0);
-            chunk_header(&mut message, request, flags, CHUNK_OFFSET_DATA, len.saturating_add(8));
-            message.extend_from_slice(&piece.start.to_be_bytes());
-            if let Err(error) = self.append(&mut message, piece) {
-                self.error(request, EIO, &error.to_string())?;
-                return Ok(Sent::Error);
+            let mut header = Vec::with_capacity(28);
+            chunk_header(&mut header, request, flags, CHUNK_OFFSET_DATA, len.saturating_add(8));
+            header.extend_from_slice(&piece.start.to_be_bytes());
+            match self.with_header(&header, piece, message) {
+                Ok(whole) => lock(&self.replies).write_all(whole)?,
+                Err(error) => {
+                    self.error(request, EIO, &error.to_string())?;
+                    return Ok(Sent::Error);
+                }
             }
-            lock(&self.replies).write_all(&message)?;
         }
         Ok(Sent::All)
     }
 
     /// One run of bytes behind its header. Once that is sent there is no way to say that something is wrong but to
     /// hang up.
-    fn read_simple(&self, request: &Request, place: Extent) -> io::Result<Sent> {
-        let mut message = Vec::new();
+    fn read_simple(&self, request: &Request, place: Extent, message: &mut Vec<u8>) -> io::Result<Sent> {
         let mut replies = None;
         for piece in pieces(place) {
-            message.clear();
+            let mut header = Vec::new();
             if replies.is_none() {
-                simple_header(&mut message, request, 0);
+                simple_header(&mut header, request, 0);
             }
-            match self.append(&mut message, piece) {
-                Ok(()) => replies.get_or_insert_with(|| lock(&self.replies)).write_all(&message)?,
+            match self.with_header(&header, piece, message) {
+                Ok(whole) => replies.get_or_insert_with(|| lock(&self.replies)).write_all(whole)?,
                 Err(error) if replies.is_none() => {
                     self.error(request, EIO, &error.to_string())?;
                     return Ok(Sent::Error);
@@ -212,10 +213,18 @@ impl<W: Write> Answers<'_, W> {
         Ok(Sent::All)
     }
 
-    fn append(&self, message: &mut Vec<u8>, piece: Extent) -> crate::Result<()> {
-        let header_len = message.len();
-        message.resize(header_len + usize::try_from(piece.len).unwrap_or(0), 0);
-        self.export.read(piece.start, message.get_mut(header_len..).unwrap_or_default())
+    /// The header and the data behind it in one piece, so that they leave together.
+    fn with_header<'m>(&self, header: &[u8], piece: Extent, message: &'m mut Vec<u8>) -> crate::Result<&'m [u8]> {
+        let len = header.len() + usize::try_from(piece.len).unwrap_or(0);
+        // Only what is new is filled: all of it is overwritten.
+        if message.len() < len {
+            message.resize(len, 0);
+        }
+        let whole = message.get_mut(..len).unwrap_or_default();
+        let (front, data) = whole.split_at_mut(header.len().min(len));
+        front.copy_from_slice(header);
+        self.export.read(piece.start, data)?;
+        Ok(whole)
     }
 
     fn block_status(&self, request: &Request, place: Extent) -> io::Result<()> {

@@ -465,6 +465,32 @@ impl PackReader {
         }
     }
 
+    /// Opens a frame and decompresses its first `len` bytes, or as many as it has, into the memory of `room`, if that is
+    /// enough. The seal is that of the whole frame; the chunks' ids are the caller's to check.
+    ///
+    /// # Errors
+    /// As [`PackReader::frame`].
+    pub fn frame_beginning(
+        &self,
+        number: u32,
+        offset: u64,
+        entry: &FrameEntry,
+        sealed: &mut [u8],
+        len: usize,
+        room: Vec<u8>,
+    ) -> Result<Vec<u8>> {
+        let broken = |_| self.damaged(offset, "the seal of a frame is broken");
+        let data = self.key.open(counter_nonce(number), &self.header, sealed).map_err(broken)?;
+        let whole = entry.raw_len_in_memory();
+        let bytes = match entry.codec {
+            Codec::Raw => Ok(data.get(..len.min(whole)).unwrap_or_default().to_vec()),
+            Codec::Zstd if len < whole => super::frame::decompress_beginning(room, data, len),
+            Codec::Zstd => super::frame::decompress_all_into(room, data, entry.raw_len.into()),
+        };
+        let bytes = bytes.map_err(|error| self.damaged(offset, &error.to_string()))?;
+        if bytes.len() == len.min(whole) { Ok(bytes) } else { Err(self.damaged(offset, "a frame has another length")) }
+    }
+
     /// Opens a frame's seal and returns it as it was before sealing, to be put into another pack.
     ///
     /// # Errors
@@ -576,7 +602,9 @@ mod tests {
             let start = usize::try_from(offset).unwrap();
             let mut sealed = bytes[start..start + usize::try_from(entry.stored_len).unwrap()].to_vec();
             let mut out = vec![0; usize::try_from(entry.raw_len).unwrap()];
+            let beginning = reader.frame_beginning(number, offset, entry, &mut sealed.clone(), 5000, Vec::new())?;
             reader.frame(number, offset, entry, &mut sealed, &mut out)?;
+            assert_eq!(beginning, out[..5000]);
             frames.push(out);
         }
         Ok(frames)

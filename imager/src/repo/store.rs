@@ -12,13 +12,13 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
+use futures_executor::block_on;
 use futures_util::TryStreamExt;
 use jiff::Timestamp;
 use nix::libc;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as ObjectPath;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
-use tokio::runtime::Runtime;
 
 use crate::error::{Error, Result};
 
@@ -127,9 +127,11 @@ impl ObjectInfo {
 }
 
 /// A store that the `object_store` crate speaks to.
+///
+/// Outside of a runtime the crate works on local files in the thread that asks, which saves two switches of threads for
+/// every read. Stores on a network will have to bring their runtime along.
 pub struct CrateStore {
     inner: Arc<dyn ObjectStore>,
-    runtime: Runtime,
     location: String,
     local: Option<PathBuf>,
 }
@@ -145,18 +147,14 @@ impl CrateStore {
         let inner = LocalFileSystem::new_with_prefix(&directory)
             .map_err(|error| store_error("open", &directory.display().to_string(), &error))?
             .with_fsync(true);
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .build()
-            .map_err(|error| Error::Internal(format!("cannot start the store's threads: {error}")))?;
         let location = directory.display().to_string();
-        Ok(Self { inner: Arc::new(inner), runtime, location, local: Some(directory) })
+        Ok(Self { inner: Arc::new(inner), location, local: Some(directory) })
     }
 
     fn put_with(&self, name: &str, parts: Vec<Bytes>, mode: PutMode) -> object_store::Result<()> {
         let options = PutOptions { mode, ..PutOptions::default() };
         let payload: PutPayload = parts.into_iter().collect();
-        self.runtime.block_on(self.inner.put_opts(&ObjectPath::from(name), payload, options)).map(drop)
+        block_on(self.inner.put_opts(&ObjectPath::from(name), payload, options)).map(drop)
     }
 }
 
@@ -220,7 +218,7 @@ impl Store for CrateStore {
     fn list(&self, folder: &str) -> Result<Vec<ObjectInfo>> {
         let prefix = ObjectPath::from(folder);
         let listing = self.inner.list(Some(&prefix)).map_ok(info).try_collect::<Vec<_>>();
-        let mut found = self.runtime.block_on(listing).map_err(|error| store_error("list", folder, &error))?;
+        let mut found = block_on(listing).map_err(|error| store_error("list", folder, &error))?;
         found.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(found)
     }
@@ -231,7 +229,7 @@ impl Store for CrateStore {
 
     fn get_at_most(&self, name: &str, most: u64) -> Result<Bytes> {
         let path = ObjectPath::from(name);
-        let got = self.runtime.block_on(async {
+        let got = block_on(async {
             let found = self.inner.get(&path).await?;
             if found.meta.size > most { Ok(None) } else { found.bytes().await.map(Some) }
         });
@@ -239,8 +237,7 @@ impl Store for CrateStore {
     }
 
     fn get_range(&self, name: &str, range: Range<u64>) -> Result<Bytes> {
-        self.runtime
-            .block_on(self.inner.get_range(&ObjectPath::from(name), range))
+        block_on(self.inner.get_range(&ObjectPath::from(name), range))
             .map_err(|error| store_error("read", name, &error))
     }
 
@@ -263,7 +260,7 @@ impl Store for CrateStore {
     }
 
     fn delete(&self, name: &str) -> Result<()> {
-        match self.runtime.block_on(self.inner.delete(&ObjectPath::from(name))) {
+        match block_on(self.inner.delete(&ObjectPath::from(name))) {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(store_error("delete", name, &error)),
         }
