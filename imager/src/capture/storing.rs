@@ -23,8 +23,9 @@ use crate::repo::pack::{
     ChunkEntry, ChunkId, CodedFrame, Content, Pack, PackBuilder, RawFrame, SessionId, object_name,
 };
 
-/// A frame of data is closed at this size.
-const DATA_FRAME_BYTES: usize = 1 << 20;
+/// A frame of data is closed at this size. A reference disk takes 0.6 % less room than with 1 MiB, and as much as one long
+/// stream of zstd; larger frames gain little, and cost whoever reads here and there.
+const DATA_FRAME_BYTES: usize = 1280 << 10;
 /// A frame of block-map nodes: small, because they are read one by one.
 const MAP_FRAME_BYTES: usize = 128 << 10;
 /// The directory counts chunks of a frame in 16 bits.
