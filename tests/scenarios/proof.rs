@@ -18,23 +18,35 @@ use crate::support::{Installed, Repository, folder, installed, say, skip};
 /// What an image that does not come up is told from one that cannot be started.
 const NOT_PROVED: i32 = 11;
 
-/// A copy of the installed disk with its root file system changed, captured under its name.
+/// A changed copy of the installed disk, captured under its name.
+fn changed_disk(
+    installed: &Installed,
+    repository: &Repository,
+    name: &str,
+    change: impl FnOnce(&BootDisk) -> Result<()>,
+) -> Result<()> {
+    let image = folder()?.join(&format!("{name}.img"));
+    let mut copy = installed.disk.clone();
+    let original = std::mem::replace(&mut copy.disk.image, image.clone());
+    tool::run("cp", [OsStr::new("--sparse=always"), original.as_os_str(), image.as_os_str()])?;
+    change(&copy)?;
+    repository.imager([OsStr::new("capture"), image.as_os_str(), "--name".as_ref(), name.as_ref()])?;
+    Ok(fs::remove_file(&image)?)
+}
+
+/// The same, with its root file system changed.
 fn changed(
     installed: &Installed,
     repository: &Repository,
     name: &str,
     change: impl FnOnce(&Path) -> Result<()>,
 ) -> Result<()> {
-    let image = folder()?.join(&format!("{name}.img"));
-    let original = &installed.disk.disk.image;
-    tool::run("cp", [OsStr::new("--sparse=always"), original.as_os_str(), image.as_os_str()])?;
-    let BootDisk { disk, root, .. } = &installed.disk;
-    let mount =
-        Mount::partition(&image, disk.partition(*root)?, "ext4", "rw", &folder()?.join(&format!("{name}-root")))?;
-    change(&mount.at)?;
-    mount.unmount()?;
-    repository.imager([OsStr::new("capture"), image.as_os_str(), "--name".as_ref(), name.as_ref()])?;
-    Ok(fs::remove_file(&image)?)
+    changed_disk(installed, repository, name, |BootDisk { disk, root, .. }| {
+        let at = folder()?.join(&format!("{name}-root"));
+        let mount = Mount::partition(&disk.image, disk.partition(*root)?, "ext4", "rw", &at)?;
+        change(&mount.at)?;
+        mount.unmount()
+    })
 }
 
 /// Starts an image; gives the JSON line that says what came of it.
@@ -76,6 +88,29 @@ fn a_good_image_proves_itself_on_the_screen_alone() -> Result<()> {
     let shown = repository.imager(["show", "screen-only"])?;
     ensure!(shown.contains("proved") && shown.contains("login prompt on the screen"), "{shown}");
     Ok(())
+}
+
+#[test]
+fn a_loader_that_only_the_firmware_knew_of_is_found() -> Result<()> {
+    if skip("proof-boot-entries") {
+        return Ok(());
+    }
+    let installed = installed(Table::Gpt)?;
+    let repository = Repository::create(folder()?, "proof-boot-entries-repository")?;
+    // As Debian's installer leaves it, where nobody asks for the removable media path.
+    changed_disk(&installed, &repository, "entry-only", |BootDisk { disk, esp, .. }| {
+        let loader = folder()?.join("entry-only.efi");
+        tool::sh(
+            "rm -f \"$loader\"; mcopy -i \"$esp\" ::/EFI/BOOT/BOOTX64.EFI \"$loader\"; mdeltree -i \"$esp\" ::/EFI/BOOT
+             mmd -i \"$esp\" ::/EFI/debian; mcopy -i \"$esp\" \"$loader\" ::/EFI/debian/grubx64.efi; rm \"$loader\"",
+            &[
+                ("esp", disk.mtools_name(esp.context("there is no EFI system partition")?)?.as_ref()),
+                ("loader", loader.as_os_str()),
+            ],
+        )
+        .map(drop)
+    })?;
+    prove(&repository, "entry-only", "uefi", 0).map(drop)
 }
 
 #[test]

@@ -1,12 +1,18 @@
 //! The system calls that no safe wrapper has. All unsafe code of the crate is here.
-#![expect(unsafe_code, reason = "ioctls that neither nix nor rustix wraps safely")]
+#![expect(
+    unsafe_code,
+    reason = "ioctls that neither nix nor rustix wraps safely, and what a child does before it is another program"
+)]
 
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 use std::time::Duration;
 
 use nix::libc::{c_int, c_void};
+use rustix::process::{Signal, getpid, getppid, set_parent_process_death_signal};
 
 use crate::extent::Extent;
 
@@ -79,6 +85,20 @@ pub(crate) fn resize_ext4(directory: &File, blocks: u64) -> io::Result<()> {
     // descriptor is open as long as the borrow lasts.
     unsafe { ext4_resize(directory.as_raw_fd(), &raw const blocks) }?;
     Ok(())
+}
+
+/// PR_SET_PDEATHSIG: what `command` starts is told to end (SIGTERM) when the thread that starts it has ended, also when
+/// nobody had the time to tell it. To be called by whom the thread belongs to, since only that knows that it stays.
+pub(crate) fn end_with_this_thread(command: &mut Command) {
+    let parent = getpid();
+    let tell_kernel = move || {
+        set_parent_process_death_signal(Some(Signal::TERM))?;
+        // It may have ended just before, and nobody would ever tell.
+        if getppid() == Some(parent) { Ok(()) } else { Err(io::ErrorKind::BrokenPipe.into()) }
+    };
+    // SAFETY: between fork and exec the closure makes two system calls, takes no locks and no memory, and touches nothing
+    // that another thread may have been changing; the error is a plain value.
+    unsafe { command.pre_exec(tell_kernel) };
 }
 
 /// `struct sg_io_hdr` of the kernel's `include/scsi/sg.h`.

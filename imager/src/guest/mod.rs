@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod boot_entries;
 pub(crate) mod monitor;
 pub mod options;
 pub mod programs;
@@ -13,7 +14,7 @@ use std::ffi::OsString;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -26,6 +27,7 @@ use self::options::{Console, Network, Options, Pflash, SerialLogin, Writes};
 use self::programs::{Accelerator, accelerator, memory, processors, qemu, uefi};
 use crate::clone::backing::Backing;
 use crate::clone::{Found, make};
+use crate::disk::sys::end_with_this_thread;
 use crate::error::{Error, Result};
 use crate::image_disk::Shelf;
 use crate::memory::Budget;
@@ -34,7 +36,8 @@ use crate::progress::Progress;
 use crate::repo::Repository;
 use crate::repo::manifest::{ImageId, Manifest};
 use crate::serve::exports_for_clones;
-use crate::vm::hardware::{Firmware, Hardware};
+use crate::vm::hardware::{Firmware, Hardware, NO_BOOT_ENTRIES};
+use crate::vm::uefi_variables::with_boot_entries;
 use crate::vm_disk::qcow2::overlay::Overlay;
 
 /// Decompressed frames that are kept for the machine.
@@ -88,6 +91,9 @@ pub struct Disks {
     /// What it is a machine of.
     image: ImageId,
     manifest: Manifest,
+    repository: Arc<Repository>,
+    /// What is served from; none while somebody else serves the image.
+    shelf: Option<Arc<Shelf>>,
 }
 
 impl Disks {
@@ -105,8 +111,17 @@ impl Disks {
             make(&path, &Overlay { size, backing: Backing { image, disk: number, socket: socket.clone() }.uri() })?;
             files.push((number, path));
         }
-        let serving = Some(serve(repository, image, manifest, &socket)?);
-        Ok(Self { folder, serving, files, variables: None, image, manifest: manifest.clone() })
+        let (serving, shelf) = serve(repository, image, manifest, &socket)?;
+        Ok(Self {
+            folder,
+            serving: Some(serving),
+            files,
+            variables: None,
+            image,
+            manifest: manifest.clone(),
+            repository: Arc::clone(repository),
+            shelf: Some(shelf),
+        })
     }
 
     /// The disks of a linked clone, of which `found` is one file. If somebody serves the image already, that is taken.
@@ -136,10 +151,20 @@ impl Disks {
         files.sort();
         let socket = &found.backing.socket;
         let is_served = std::os::unix::net::UnixStream::connect(socket).is_ok();
-        let serving = if is_served { None } else { Some(serve(repository, image, &manifest, socket)?) };
+        let served = if is_served { None } else { Some(serve(repository, image, &manifest, socket)?) };
+        let (serving, shelf) = served.unzip();
         let mut variables = files.first().map_or_else(|| found.path.clone(), |(_, path)| path.clone()).into_os_string();
         variables.push(".uefi-variables.fd");
-        Ok(Self { folder: folder()?, serving, files, variables: Some(variables.into()), image, manifest })
+        Ok(Self {
+            folder: folder()?,
+            serving,
+            files,
+            variables: Some(variables.into()),
+            image,
+            manifest,
+            repository: Arc::clone(repository),
+            shelf,
+        })
     }
 
     /// What was captured.
@@ -152,6 +177,31 @@ impl Disks {
     #[must_use]
     pub fn folder(&self) -> &Path {
         self.folder.path()
+    }
+
+    /// UEFI's variables for a machine that has none yet: those that are `empty`, and entries for the boot loaders on the disk
+    /// that it starts from. Whatever stands in the way of that becomes a warning.
+    fn new_variables(&self, empty: Vec<u8>, hardware: &Hardware, warnings: &mut Vec<String>) -> Vec<u8> {
+        let boots = hardware.disks.iter().find(|disk| disk.boots).map(|disk| disk.number);
+        let Some(boots) = boots.filter(|boots| self.files.iter().any(|(number, _)| number == boots)) else {
+            return empty;
+        };
+        let shelf = self.shelf.clone().map_or_else(|| shelf(&self.repository), Ok);
+        let wanted = match shelf {
+            Ok(shelf) => boot_entries::wanted(&shelf, &self.manifest, boots),
+            Err(error) => {
+                warnings.push(format!("its boot loader cannot be looked for, and it may not find it: {error}"));
+                return empty;
+            }
+        };
+        warnings.extend(wanted.warnings);
+        if wanted.entries.is_empty() {
+            return empty;
+        }
+        with_boot_entries(&empty, &wanted.entries).unwrap_or_else(|error| {
+            warnings.push(format!("it gets no boot entries, and may not find its boot loader: {error}"));
+            empty
+        })
     }
 
     /// What the server has to say since the last call.
@@ -169,10 +219,20 @@ fn folder() -> Result<TempDir> {
     made.map_err(Error::io("make a folder in", place))
 }
 
-fn serve(repository: &Arc<Repository>, image: ImageId, manifest: &Manifest, socket: &Path) -> Result<Serving> {
-    let shelf = Shelf::open(Arc::clone(repository), Budget::new(CACHE_BYTES))?;
+fn serve(
+    repository: &Arc<Repository>,
+    image: ImageId,
+    manifest: &Manifest,
+    socket: &Path,
+) -> Result<(Serving, Arc<Shelf>)> {
+    let shelf = shelf(repository)?;
     let exports = exports_for_clones(&shelf, image, manifest);
-    Serving::start(Server::bind(&Listen::Unix(socket.to_owned()), exports)?)
+    let serving = Serving::start(Server::bind(&Listen::Unix(socket.to_owned()), exports)?)?;
+    Ok((serving, shelf))
+}
+
+fn shelf(repository: &Arc<Repository>) -> Result<Arc<Shelf>> {
+    Shelf::open(Arc::clone(repository), Budget::new(CACHE_BYTES))
 }
 
 /// How a machine shall be, beside what its image says.
@@ -220,9 +280,9 @@ impl Running {
         let mut warnings = std::mem::take(&mut hardware.warnings);
         if let Some(firmware) = settings.firmware {
             hardware.firmware = firmware;
-            // A BIOS has no boot entries.
-            warnings.retain(|warning| firmware != Firmware::Bios || !warning.contains("boot entries"));
         }
+        // A BIOS has none, and for UEFI they are made; what comes of that is said then.
+        warnings.retain(|warning| warning != NO_BOOT_ENTRIES);
         let pflash = match hardware.firmware {
             Firmware::Bios => None,
             Firmware::Uefi { secure_boot } => {
@@ -236,6 +296,7 @@ impl Running {
                     let mut part = own.clone().into_os_string();
                     part.push(".part");
                     std::fs::read(&files.variables)
+                        .map(|empty| disks.new_variables(empty, &hardware, &mut warnings))
                         .and_then(|bytes| std::fs::write(&part, bytes))
                         .and_then(|()| std::fs::rename(&part, &own))
                         .map_err(Error::io("copy UEFI's variables to", &own))?;
@@ -277,19 +338,15 @@ impl Running {
             accelerator
         );
         let input = if settings.console == Console::Terminal { Stdio::inherit() } else { Stdio::null() };
-        let mut child = Command::new(&program)
-            .args(options.arguments())
-            .stdin(input)
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(Error::io("start", &program))?;
-        let words = child.stderr.take().map(|stderr| std::thread::spawn(move || last_words(stderr)));
+        let mut command = Command::new(&program);
+        command.args(options.arguments()).stdin(input);
+        let (mut child, words) = spawn(command).map_err(Error::io("start", &program))?;
         match connect(&mut child, &socket) {
-            Ok(monitor) => Ok(Self { child, words, monitor, description, warnings, accelerator }),
+            Ok(monitor) => Ok(Self { child, words: Some(words), monitor, description, warnings, accelerator }),
             Err(error) => {
                 let _ = child.kill();
                 let _ = child.wait();
-                let said = words.and_then(|words| words.join().ok()).unwrap_or_default();
+                let said = words.join().unwrap_or_default();
                 Err(Error::Usage(format!("QEMU does not start: {}", plain_words(&said, &error.to_string()))))
             }
         }
@@ -375,6 +432,23 @@ impl Drop for Running {
     }
 }
 
+/// Starts QEMU, and a thread that reads what it says, to the end. The thread is the one that starts it: QEMU ends with it,
+/// and so does not outlive this program, but whoever called may end before.
+fn spawn(mut command: Command) -> io::Result<(Child, JoinHandle<Vec<u8>>)> {
+    let (sender, receiver) = mpsc::sync_channel(1);
+    let start = move || {
+        end_with_this_thread(&mut command);
+        let mut started = command.stderr(Stdio::piped()).spawn();
+        let stderr = started.as_mut().ok().and_then(|child| child.stderr.take());
+        // Its receiver waits for it.
+        let _ = sender.send(started);
+        stderr.map(last_words).unwrap_or_default()
+    };
+    let words = std::thread::Builder::new().name("machine".into()).spawn(start)?;
+    let child = receiver.recv().map_err(io::Error::other)??;
+    Ok((child, words))
+}
+
 /// Waits until QEMU answers.
 fn connect(child: &mut Child, socket: &Path) -> io::Result<Monitor> {
     let deadline = Instant::now() + BEGINNING;
@@ -396,7 +470,12 @@ fn connect(child: &mut Child, socket: &Path) -> io::Result<Monitor> {
 /// Reads to the end and keeps the last bytes.
 fn last_words(mut stream: impl Read) -> Vec<u8> {
     let (mut words, mut buffer) = (Vec::new(), [0; 1024]);
-    while let Ok(count @ 1..) = stream.read(&mut buffer) {
+    loop {
+        let count = match stream.read(&mut buffer) {
+            Ok(count @ 1..) => count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            _ => break,
+        };
         words.extend_from_slice(buffer.get(..count).unwrap_or_default());
         if words.len() > 2 * WORDS_MAX {
             words.drain(..words.len() - WORDS_MAX);

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::disk::sys::end_with_this_thread;
 use crate::error::{Error, Result};
 use crate::memory::Budget;
 
@@ -143,7 +144,9 @@ fn boots_with(qemu: &Path, accelerator: Accelerator) -> std::io::Result<bool> {
     std::fs::write(&disk, sector)?;
     let mut drive = std::ffi::OsString::from("if=ide,format=raw,file=");
     drive.push(super::options::escaped(&disk));
-    let mut child = Command::new(qemu)
+    let mut command = Command::new(qemu);
+    end_with_this_thread(&mut command);
+    let mut child = command
         .args(["-nodefaults", "-no-user-config", "-display", "none", "-machine", MACHINE, "-m", "32", "-smp", "2"])
         .args([
             "-accel",

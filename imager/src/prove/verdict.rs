@@ -64,7 +64,7 @@ const FATAL: &[(&str, &str)] = &[
     ("No bootable device", "the firmware finds nothing to start from"),
     (
         "No bootable option or device was found",
-        "the firmware finds nothing to start from: its boot entries are not part of an image, and no EFI system partition has a \\EFI\\BOOT\\BOOTX64.EFI that starts",
+        "the firmware finds nothing to start from: no EFI system partition has a boot loader that starts, be it \\EFI\\BOOT\\BOOTX64.EFI or another that is known",
     ),
     ("BOOTMGR is missing", "Windows' boot manager is missing"),
     ("BOOTMGR image is corrupt", "Windows' boot manager is damaged"),

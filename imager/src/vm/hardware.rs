@@ -15,6 +15,9 @@ use crate::table::{Role, TableKind};
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
+/// What is said of a machine that is started by UEFI. Whoever gives it boot entries need not say it.
+pub const NO_BOOT_ENTRIES: &str = "the firmware's boot entries are not part of an image: if it does not start, choose the boot loader's file on the EFI system partition in the firmware's menu, once";
+
 /// Memory and processors where the manifest does not know what the machine had.
 const MEMORY_DEFAULT: u64 = 4 * GIB;
 const CPUS_DEFAULT: u32 = 2;
@@ -202,9 +205,7 @@ impl Hardware {
             _ => {}
         }
         if matches!(self.firmware, Firmware::Uefi { .. }) && !has_fallback_hint(manifest) {
-            warnings.push(
-                "the firmware's boot entries are not part of an image: if it does not start, choose the boot loader's file on the EFI system partition in the firmware's menu, once".into(),
-            );
+            warnings.push(NO_BOOT_ENTRIES.into());
         }
         if is_encrypted(manifest, "BitLocker") {
             warnings.push("BitLocker asks for its recovery key: a virtual machine's TPM is another".into());

@@ -8,5 +8,6 @@ pub mod libvirt;
 pub mod ovf;
 pub mod proxmox;
 mod text;
+pub mod uefi_variables;
 
 pub use text::Macs;

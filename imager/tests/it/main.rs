@@ -25,6 +25,7 @@ mod fs_xfs;
 mod fuzz_replay;
 mod fuzz_seeds;
 mod golden;
+mod guest;
 mod hostile_repository;
 mod identity;
 mod import;
