@@ -24,7 +24,7 @@ use tempfile::TempDir;
 
 use self::monitor::Monitor;
 use self::options::{Console, Network, Options, Pflash, SerialLogin, Writes};
-use self::programs::{Accelerator, accelerator, memory, processors, qemu, uefi};
+use self::programs::{Accelerator, memory, processors, qemu, uefi};
 use crate::clone::backing::Backing;
 use crate::clone::{Found, make};
 use crate::disk::sys::end_with_this_thread;
@@ -47,6 +47,10 @@ const ENDING: Duration = Duration::from_secs(5);
 /// How long it has to begin.
 const BEGINNING: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(50);
+/// A processor that cannot run firmware shows it within this time.
+const FIRST_MOMENTS: Duration = Duration::from_secs(2);
+/// How often a machine is asked whether its processor still runs.
+const STATUS: Duration = Duration::from_secs(1);
 /// Of what QEMU says, the last bytes.
 const WORDS_MAX: usize = 4096;
 
@@ -304,10 +308,10 @@ impl Running {
                 Some(Pflash { code: files.code, variables: own })
             }
         };
-        let accelerator = accelerator(&program);
+        let accelerator = programs::accelerator(&program);
         let wanted = settings.memory.unwrap_or_else(|| hardware.memory.min(settings.memory_max));
         let socket = disks.folder.path().join("monitor.sock");
-        let options = Options {
+        let mut options = Options {
             hardware: &hardware,
             disks: &disks.files,
             pflash,
@@ -322,6 +326,14 @@ impl Running {
             serial_login: settings.serial_login,
             extra: &settings.extra,
         };
+        let input = || if settings.console == Console::Terminal { Stdio::inherit() } else { Stdio::null() };
+        let mut launched = Launched::new(&program, options.arguments(), input(), &socket)?;
+        if options.accelerator == Accelerator::Kvm && launched.stops_at_once() {
+            launched.kill();
+            warnings.push("KVM cannot run this machine here; its processor is emulated, which is slow".into());
+            options.accelerator = Accelerator::Tcg;
+            launched = Launched::new(&program, options.arguments(), input(), &socket)?;
+        }
         let description = format!(
             "{}, {}, {} of memory, {}",
             match hardware.firmware {
@@ -335,21 +347,10 @@ impl Running {
                 crate::vm::hardware::Controller::VirtioScsi => "virtio-scsi",
             },
             crate::units::size(options.memory),
-            accelerator
+            options.accelerator
         );
-        let input = if settings.console == Console::Terminal { Stdio::inherit() } else { Stdio::null() };
-        let mut command = Command::new(&program);
-        command.args(options.arguments()).stdin(input);
-        let (mut child, words) = spawn(command).map_err(Error::io("start", &program))?;
-        match connect(&mut child, &socket) {
-            Ok(monitor) => Ok(Self { child, words: Some(words), monitor, description, warnings, accelerator }),
-            Err(error) => {
-                let _ = child.kill();
-                let _ = child.wait();
-                let said = words.join().unwrap_or_default();
-                Err(Error::Usage(format!("QEMU does not start: {}", plain_words(&said, &error.to_string()))))
-            }
-        }
+        let Launched { child, words, monitor } = launched;
+        Ok(Self { child, words: Some(words), monitor, description, warnings, accelerator: options.accelerator })
     }
 
     /// What it is, in words: firmware, controller, memory, accelerator.
@@ -387,6 +388,7 @@ impl Running {
     /// # Errors
     /// QEMU's words when it died.
     pub fn wait(mut self, disks: &Disks, progress: &Progress) -> Result<()> {
+        let mut asked = Instant::now();
         loop {
             disks.take_messages().into_iter().for_each(|message| progress.say(message));
             if let Some(status) = self.ended()? {
@@ -395,6 +397,14 @@ impl Running {
             if progress.is_stopped() {
                 self.end();
                 return Ok(());
+            }
+            if asked.elapsed() >= STATUS {
+                asked = Instant::now();
+                if self.monitor.has_processor_failed() {
+                    self.end();
+                    let error = io::Error::other("its processor cannot go on (internal error of the accelerator)");
+                    return Err(Error::io("run the machine in", programs::QEMU)(error));
+                }
             }
             std::thread::sleep(LOOK);
         }
@@ -429,6 +439,49 @@ impl Drop for Running {
         if matches!(self.child.try_wait(), Ok(None)) {
             self.end();
         }
+    }
+}
+
+/// A QEMU that has begun.
+struct Launched {
+    child: Child,
+    words: JoinHandle<Vec<u8>>,
+    monitor: Monitor,
+}
+
+impl Launched {
+    fn new(program: &Path, arguments: Vec<OsString>, input: Stdio, socket: &Path) -> Result<Self> {
+        let mut command = Command::new(program);
+        command.args(arguments).stdin(input);
+        let (mut child, words) = spawn(command).map_err(Error::io("start", program))?;
+        match connect(&mut child, socket) {
+            Ok(monitor) => Ok(Self { child, words, monitor }),
+            Err(error) => {
+                let _ = child.kill();
+                let _ = child.wait();
+                let said = words.join().unwrap_or_default();
+                Err(Error::Usage(format!("QEMU does not start: {}", plain_words(&said, &error.to_string()))))
+            }
+        }
+    }
+
+    /// Whether the machine stops in its first moments because its processor cannot go on. A boot sector is no proof: what
+    /// UEFI does first is more than some processors run for a virtual machine within a virtual machine.
+    fn stops_at_once(&mut self) -> bool {
+        let deadline = Instant::now() + FIRST_MOMENTS;
+        while Instant::now() < deadline {
+            if self.monitor.has_processor_failed() {
+                return true;
+            }
+            std::thread::sleep(LOOK);
+        }
+        false
+    }
+
+    fn kill(mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = self.words.join();
     }
 }
 

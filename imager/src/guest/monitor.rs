@@ -63,6 +63,12 @@ impl Monitor {
         }
     }
 
+    /// Whether the accelerator has given up on the machine's processor: it stands still for good.
+    pub(crate) fn has_processor_failed(&mut self) -> bool {
+        let status = self.run("query-status", &json!({}));
+        status.is_ok_and(|status| status.get("status").and_then(Value::as_str) == Some("internal-error"))
+    }
+
     /// The names of what has happened since the last call, as far as an answer came later.
     pub(crate) fn take_events(&mut self) -> Vec<String> {
         std::mem::take(&mut self.events)

@@ -132,6 +132,7 @@ struct Watcher {
     read: u64,
     resets: u32,
     ended: bool,
+    processor_failed: bool,
 }
 
 impl Watcher {
@@ -150,6 +151,7 @@ impl Watcher {
             read: 0,
             resets: 0,
             ended: false,
+            processor_failed: false,
         }
     }
 
@@ -163,6 +165,8 @@ impl Watcher {
             let resets = events.iter().filter(|event| *event == "RESET").count();
             self.resets = self.resets.saturating_add(u32::try_from(resets).unwrap_or(u32::MAX));
             self.ended = events.iter().any(|event| event == "SHUTDOWN");
+            self.processor_failed =
+                events.iter().any(|event| event == "STOP") && running.monitor().has_processor_failed();
         }
         if !is_quiet {
             self.quiet_since = Instant::now();
@@ -247,6 +251,7 @@ impl Watcher {
             read: self.read,
             resets: self.resets,
             ended: self.ended,
+            processor_failed: self.processor_failed,
         }
     }
 

@@ -36,6 +36,8 @@ pub struct Seen<'a> {
     pub resets: u32,
     /// Whether it has ended.
     pub ended: bool,
+    /// Whether what runs the machine's processor has given up.
+    pub processor_failed: bool,
 }
 
 /// What a screen in graphics mode shows.
@@ -127,6 +129,11 @@ pub fn judge(seen: &Seen<'_>) -> Option<Verdict> {
         if let Some((needle, meaning)) = FATAL.iter().find(|(needle, _)| text.contains(needle)) {
             return Some(Verdict::Fails(with_line(meaning, text, needle)));
         }
+    }
+    if seen.processor_failed {
+        return Some(Verdict::Fails(
+            "QEMU cannot run the machine's processor any further, which says nothing of the image".into(),
+        ));
     }
     if seen.ended {
         return Some(Verdict::Fails("the machine switched itself off".into()));
@@ -317,6 +324,7 @@ mod tests {
     #[test]
     fn a_machine_that_gives_up_has_failed() {
         assert!(matches!(judge(&Seen { ended: true, ..Seen::default() }), Some(Verdict::Fails(_))));
+        assert!(matches!(judge(&Seen { processor_failed: true, ..Seen::default() }), Some(Verdict::Fails(_))));
         assert!(matches!(judge(&Seen { resets: RESETS_MAX, ..Seen::default() }), Some(Verdict::Fails(_))));
         assert_eq!(judge(&Seen { resets: 1, ..Seen::default() }), None);
         assert!(timed_out(&Seen { serial: "one\ntwo\n\n", ..Seen::default() }).ends_with("two"));
