@@ -69,8 +69,8 @@ fn perform(effect: Effect, answer: &(dyn Fn(Answer) + Sync)) {
             answer(Answer::Opened(ticket, open(&path, password.map(Zeroizing::new))))
         }
         Effect::OpenFiles(ticket, wanted) => answer(Answer::FilesOpened(ticket, Files::open(&wanted))),
-        Effect::ListFiles(ticket, files, directory) => {
-            if let Some(listing) = files.list(ticket, directory) {
+        Effect::ListFiles(ticket, files, directory, part) => {
+            if let Some(listing) = files.list(ticket, directory, &part) {
                 answer(Answer::Listed(ticket, Arc::new(listing)));
             }
         }
@@ -91,6 +91,9 @@ fn perform(effect: Effect, answer: &(dyn Fn(Answer) + Sync)) {
                 answer(Answer::Failed(why));
             }
             read_disks(answer);
+        Effect::FollowLink(ticket, files, way, link) => {
+            answer(Answer::Followed(ticket, files.follow(&way, link)));
+        }
         }
         // Done where the terminal and the keeper are.
         Effect::Send(_) | Effect::Shell | Effect::Redraw | Effect::Quit => {}

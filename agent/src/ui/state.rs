@@ -14,7 +14,7 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 
 use super::facts::{Card, Disk, Looked, OpenProblem, Opened, Place};
-use super::files::{Files, Listing, Wanted};
+use super::files::{Files, Led, Listing, Wanted};
 use super::screens::home::Home;
 use super::theme::Theme;
 use crate::job::{Power, Request, Status};
@@ -107,6 +107,8 @@ pub(crate) enum Answer {
     FilesOpened(Ticket, Result<Files, String>),
     /// A directory of an image.
     Listed(Ticket, Arc<Listing>),
+    /// Where a symbolic link leads, or why nobody can go there.
+    Followed(Ticket, Result<Led, String>),
     /// Where a copy of files goes, or why it cannot and what to do.
     CopyNamed(Ticket, Result<PathBuf, String>),
     /// The newest lines of the log.
@@ -134,8 +136,10 @@ pub(crate) enum Effect {
     Open(Ticket, PathBuf, Option<String>),
     /// Answered by [`Answer::FilesOpened`].
     OpenFiles(Ticket, Wanted),
-    /// Answered by [`Answer::Listed`], unless another directory is asked for meanwhile.
-    ListFiles(Ticket, Files, NodeId),
+    /// The names with a text in them. Answered by [`Answer::Listed`], unless another directory is asked for meanwhile.
+    ListFiles(Ticket, Files, NodeId, String),
+    /// Where a symbolic link leads that lies in the last of these directories. Answered by [`Answer::Followed`].
+    FollowLink(Ticket, Files, Vec<NodeId>, NodeId),
     /// A name for a new directory in a directory. Answered by [`Answer::CopyNamed`].
     NameCopy(Ticket, PathBuf, String),
     /// Answered by [`Answer::Log`].

@@ -239,6 +239,8 @@ fn files_of_an_image_are_looked_at_tagged_and_copied() {
     for number in 0..5_003 {
         fs::write(tree.join(format!("many/{number:05}")), "").unwrap();
     }
+    std::os::unix::fs::symlink("./etc/deep", tree.join("link")).unwrap();
+    std::os::unix::fs::symlink("/run/elsewhere", tree.join("nowhere")).unwrap();
     let script = format!("truncate -s 64M {0} && mkfs.ext4 -q -N 8000 -d {1} {0}", disk.display(), tree.display());
     assert!(Command::new("sh").args(["-c", &script]).status().unwrap().success());
     let repository = machine.path("places/lifeboat");
@@ -275,7 +277,18 @@ fn files_of_an_image_are_looked_at_tagged_and_copied() {
     console.go_to(DOWN, "b\\xff");
     console.press(" ");
     console.wait_for("2 tagged");
-    console.go_to(DOWN, "many/");
+    console.go_to(DOWN, "link -> ./etc/deep");
+    console.press("\r");
+    console.wait_for("1 name; 2 tagged");
+    assert!(console.sees("/etc/deep"), "{}", console.text());
+    console.press("\x7f");
+    console.wait_for("deep/");
+    console.press("\x7f");
+    console.wait_for("nowhere");
+    console.go_to(DOWN, "nowhere -> /run/elsewhere");
+    console.press("\r");
+    console.wait_for("There is no run on this partition");
+    console.go_to(UP, "many/");
     console.press("\r");
     console.wait_for("5003 names; 2 tagged");
     console.wait_for("Only the first 5000 of them are shown");

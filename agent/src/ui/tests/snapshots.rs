@@ -97,7 +97,26 @@ const SCREENS: &[(&str, Step)] = &[
         driver.type_in("i").keys(&[Key::Enter; 4]).keys(&[Key::End, Key::Enter, Key::End, Key::Enter]);
         driver.keys(&[Key::PageDown, Key::PageDown, Key::PageDown, Key::Char(' ')])
     }),
-    ("files-details", |driver| driver.type_in("i").keys(&[Key::Enter; 4]).keys(&[Key::End, Key::Enter, Key::Enter])),
+    ("files-finding", |driver| {
+        driver.type_in("i").keys(&[Key::Enter; 4]).keys(&[Key::End, Key::Enter, Key::End, Key::Enter]);
+        driver.type_in("/log.05")
+    }),
+    ("files-found", |driver| {
+        driver.type_in("i").keys(&[Key::Enter; 4]).keys(&[Key::End, Key::Enter, Key::End, Key::Enter]);
+        driver.type_in("/log.05").keys(&[Key::Enter, Key::Down])
+    }),
+    ("files-found-nothing", |driver| {
+        driver.type_in("i").keys(&[Key::Enter; 4]).keys(&[Key::End, Key::Enter]).type_in("/xyz").key(Key::Enter)
+    }),
+    ("files-link-followed", |driver| {
+        driver.type_in("i").keys(&[Key::Enter; 4]).keys(&[Key::End, Key::Enter, Key::Enter])
+    }),
+    ("files-link-outside", |driver| {
+        driver.type_in("i").keys(&[Key::Enter; 4]).keys(&[Key::End, Key::Enter, Key::Enter, Key::Enter])
+    }),
+    ("files-details", |driver| {
+        driver.type_in("i").keys(&[Key::Enter; 4]).keys(&[Key::End, Key::Enter, Key::Down, Key::Down, Key::Enter])
+    }),
     ("files-copy-place", |driver| {
         driver.type_in("i").keys(&[Key::Enter; 4]).keys(&[Key::End, Key::Enter, Key::Down, Key::Char('c')])
     }),
