@@ -22,7 +22,7 @@ use self::service::{Service, When};
 use crate::job::Power;
 use crate::log::say;
 
-pub(crate) use self::consoles::{attach, names as console_names};
+pub(crate) use self::consoles::{CONSOLE, attach, names as console_names};
 
 /// The shell of the medium, if it has one.
 const SHELL: &str = "/bin/busybox";

@@ -115,6 +115,8 @@ pub(crate) enum Answer {
     Log(Ticket, Result<Vec<String>, String>),
     /// Something was not done: why, and what to do.
     Failed(String),
+    /// Where in memory there is no room for files any more.
+    Full(Vec<String>),
     /// What came of setting up the network.
     Network(Ticket, Result<String, String>),
 }
@@ -215,6 +217,8 @@ pub(crate) struct World {
     pub keeper: Keeper,
     /// The log to show.
     pub log: PathBuf,
+    /// Where there is no room left in memory.
+    pub full: Vec<String>,
     /// Ticks since the beginning, for what moves.
     pub ticks: u64,
 }
@@ -360,6 +364,7 @@ impl State {
             job: None,
             keeper: Keeper::Sought,
             log,
+            full: Vec::new(),
             ticks: 0,
         };
         let (home, screens, effects) = (Home::default(), Vec::new(), Effects::default());
@@ -370,6 +375,11 @@ impl State {
     /// Time is seen to go by.
     pub(crate) fn is_moving(&self) -> bool {
         self.front().is_moving()
+    }
+
+    /// Where this runs.
+    pub(super) fn surroundings(&self) -> Surroundings {
+        self.world.surroundings
     }
 
     /// The screen in front.

@@ -153,6 +153,13 @@ const SCREENS: &[(&str, Step)] = &[
     ("log", |driver| driver.type_in("l").key(Key::PageUp)),
     ("network", |driver| driver.type_in("n").key(Key::Enter)),
     ("keeper-lost", |driver| driver.event(Event::KeeperLost)),
+    ("keeper-was-killed", |driver| {
+        let error = "the program that kept the job was killed, and the job with it. What was stored is kept: start the job again, and it goes on from there";
+        let mut job = ended(Kind::Capture, 0, None);
+        job.state = State::Ended { exit_code: None, error: Some(error.into()) };
+        driver.job(status(Kind::Capture, State::Running)).event(Event::KeeperLost).job(job)
+    }),
+    ("ram-disk-full", |driver| driver.answer(Answer::Full(vec!["/run".into(), "/tmp".into()]))),
 ];
 
 #[test]
