@@ -1,5 +1,6 @@
 //! What must work on real systems, end to end. One binary; one module per subject.
 
+mod abuse;
 mod boot;
 mod formats;
 mod media;

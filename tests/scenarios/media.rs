@@ -12,6 +12,7 @@ use lifeboat_tests::guest::Guest;
 use lifeboat_tests::machine::{Bus, Drive, Firmware, Machine, Medium};
 use lifeboat_tests::mounted::Loop;
 use lifeboat_tests::screen::Screen;
+use lifeboat_tests::walkthrough::Person;
 use lifeboat_tests::{media, tool};
 
 use crate::support::{folder, say, skip_without_qemu};
@@ -134,6 +135,11 @@ fn the_files_for_the_network_boot_with_disks_on_every_bus_and_256_mib() -> Resul
     let mut guest = machine.start(&folder()?.path)?;
     guest.wait_for(STARTED, BOOT)?;
     say(&format!("pxe: the agent runs after {:.0} s, with 256 MiB", guest.uptime().as_secs_f64()));
+    let mut person = Person::at(guest)?;
+    person.list_disks("VirtioBlk-1")?;
+    for bus in buses {
+        person.sees(&format!("serial {bus:?}-1"), SEEN)?;
+    }
     Ok(())
 }
 

@@ -12,7 +12,7 @@ use lifeboat_tests::mounted::{Loop, Mount};
 use lifeboat_tests::{imager, tool};
 
 use crate::support::{folder, skip};
-use crate::unattended::{backup_disk, server};
+use crate::unattended::{PASSWORD, backup_disk, server};
 
 const BOOT: Duration = Duration::from_secs(240);
 const WORK: Duration = Duration::from_secs(600);
@@ -21,7 +21,7 @@ const CAPTURE: &str = "lifeboat.job=capture lifeboat.repo=label:BACKUPS/servers 
     lifeboat.init=yes lifeboat.level=1";
 
 /// A disk of noise, the same every time for one `seed`, which nobody knows a file system in.
-fn noise_disk(name: &str, mib: u64, seed: u64) -> Result<PathBuf> {
+pub(crate) fn noise_disk(name: &str, mib: u64, seed: u64) -> Result<PathBuf> {
     let path = folder()?.join(&format!("{name}.img"));
     let mut state = seed | 1;
     let mut bytes = Vec::with_capacity(usize::try_from(mib * MIB)?);
@@ -42,13 +42,24 @@ fn is_well_underway(guest: &mut Guest) -> Result<()> {
 
 /// The backups' disk, looked at from outside: the repository is sound, and its only image is what `expected` has.
 fn holds_one_image_of(backups: &Path, expected: &Path, name: &str) -> Result<()> {
+    holds_one_image_in("servers", PASSWORD.trim_end(), backups, expected, name)
+}
+
+/// The same for a repository in this directory with this password.
+pub(crate) fn holds_one_image_in(
+    directory: &str,
+    password: &str,
+    backups: &Path,
+    expected: &Path,
+    name: &str,
+) -> Result<()> {
     let folder = folder()?;
     let device = Loop::attach(backups, &[])?;
     let mount = Mount::new(&device.path, "ext4", "rw", &folder.join(&format!("{name}-mount")))?;
     let target = folder.join(&format!("{name}-restored.img"));
     let run = |words: &[&str]| {
         let mut command = tool::command(imager::binary()?);
-        command.env("IMAGER_REPO", mount.at.join("servers")).env("IMAGER_PASSWORD_FILE", mount.at.join("password"));
+        command.env("IMAGER_REPO", mount.at.join(directory)).env("IMAGER_PASSWORD", password);
         tool::output(command.args(words))
     };
     run(&["verify", "--read-data"])?;

@@ -23,7 +23,7 @@ const WORK: Duration = Duration::from_secs(1200);
 
 const OFF: Duration = Duration::from_secs(60);
 
-const PASSWORD: &str = "correct horse battery staple\n";
+pub(crate) const PASSWORD: &str = "correct horse battery staple\n";
 
 /// The machine, as PXE would start it with these words.
 pub(crate) fn server(name: &str, words: &str) -> Result<Machine> {

@@ -265,6 +265,18 @@ impl Guest {
         self.monitor.run("send-key", &json!({ "keys": keys })).map(drop)
     }
 
+    /// Types on the keyboard: small letters, digits and blanks, then Enter.
+    ///
+    /// # Errors
+    /// When there is no such key.
+    pub fn type_line(&mut self, text: &str) -> Result<()> {
+        for letter in text.chars() {
+            let key = if letter == ' ' { "spc".to_owned() } else { letter.to_string() };
+            self.press(&[&key])?;
+        }
+        self.press(&["ret"])
+    }
+
     /// Plugs a disk in; `name` is for pulling it out again.
     ///
     /// # Errors

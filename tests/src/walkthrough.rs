@@ -49,6 +49,15 @@ pub fn machine(name: &str, system: &Path, backups: &Path, empty: &Path, empty_by
         .drive(Drive::new(empty, Bus::Nvme).serial(EMPTY).kept()))
 }
 
+/// The repository that a backup goes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Into {
+    /// One that is made for it.
+    New,
+    /// The one that is there.
+    Known,
+}
+
 /// A person at the serial console.
 pub struct Person {
     /// The machine.
@@ -75,12 +84,54 @@ impl Person {
         self.screen.wait_for(&mut self.guest, pattern, limit)
     }
 
-    fn press(&mut self, keys: &[Press<'_>]) -> Result<()> {
+    /// Presses keys.
+    ///
+    /// # Errors
+    /// When the machine is gone.
+    pub fn press(&mut self, keys: &[Press<'_>]) -> Result<()> {
         self.screen.press(&mut self.guest, keys)
     }
 
     fn choose(&mut self, pattern: &str) -> Result<()> {
         self.screen.choose(&mut self.guest, pattern, ANSWER)
+    }
+
+    /// Back to the first screen, from wherever one is.
+    ///
+    /// # Errors
+    /// When it does not come.
+    pub fn go_home(&mut self) -> Result<()> {
+        for _ in 0..20 {
+            self.sees("Lifeboat", ANSWER)?;
+            if self.screen.text().contains("Power off") {
+                return Ok(());
+            }
+            self.press(&[Press::Escape])?;
+            thread::sleep(SETTLE);
+        }
+        self.sees("Power off", ANSWER).map(drop)
+    }
+
+    /// The shell of the medium on this console, up to where [`Guest::shell`] can talk to it.
+    ///
+    /// # Errors
+    /// When it does not come.
+    pub fn open_shell(&mut self) -> Result<()> {
+        self.go_home()?;
+        self.press(&[Press::Text("s")])?;
+        self.guest.wait_for("# ", ANSWER)?;
+        // Nothing is echoed to a loop that reads, and nothing is prompted for.
+        self.guest.write("stty -echo; echo rea''dy; while read -r line; do eval \"$line\"; done; exit\n")?;
+        self.guest.wait_for("ready\r?\n", ANSWER).map(drop)
+    }
+
+    /// Back from the shell to the screens.
+    ///
+    /// # Errors
+    /// When they do not come.
+    pub fn leave_shell(&mut self) -> Result<()> {
+        self.guest.write("\u{4}")?;
+        self.sees("Power off", ANSWER).map(drop)
     }
 
     /// Backs the system's disk up into a new repository with a password. `midway` is called while it works, `at_end`
@@ -93,14 +144,36 @@ impl Person {
         midway: &mut dyn FnMut(&mut Self) -> Result<()>,
         at_end: &mut dyn FnMut(&mut Self) -> Result<()>,
     ) -> Result<()> {
+        self.begin_backup(Into::New)?;
+        self.sees(r"Done +\d{3}.* MiB of", WORK)?;
+        midway(self)?;
+        self.sees("Done, in", WORK)?;
+        at_end(self)?;
+        self.press(&[Press::Enter])
+    }
+
+    /// Lists the disks that can be backed up, among them the one with this serial number.
+    ///
+    /// # Errors
+    /// When they are not shown.
+    pub fn list_disks(&mut self, serial: &str) -> Result<()> {
         self.press(&[Press::Text("b")])?;
-        let disk = format!(r"\[.\] .*serial {SYSTEM}");
+        let disk = format!(r"\[.\] .*serial {serial}");
         // On a slow machine the first screen is there before what does the work, and says so.
         while self.sees(&format!("{disk}|(not there yet)"), ANSWER)?.get(1).is_some_and(|said| !said.is_empty()) {
             self.press(&[Press::Enter])?;
             thread::sleep(SETTLE);
             self.press(&[Press::Text("b")])?;
         }
+        Ok(())
+    }
+
+    /// Begins to back the system's disk up, until there is progress to be seen.
+    ///
+    /// # Errors
+    /// When a screen does not show what it should.
+    pub fn begin_backup(&mut self, into: Into) -> Result<()> {
+        self.list_disks(SYSTEM)?;
         while self.sees(r"(\d+) disks? marked", ANSWER)?.get(1).is_none_or(|marked| marked != "0") {
             self.press(&[Press::Text("a")])?;
             thread::sleep(SETTLE);
@@ -110,8 +183,17 @@ impl Person {
         self.sees("1 disk marked", ANSWER)?;
         self.press(&[Press::Enter])?;
         self.choose("\"BACKUPS\"")?;
-        self.choose("A new repository")?;
-        for field in ["> Password", "> The same"] {
+        let fields: &[&str] = match into {
+            Into::New => {
+                self.choose("A new repository")?;
+                &["> Password", "> The same"]
+            }
+            Into::Known => {
+                self.choose("places/.*/lifeboat")?;
+                &["> Password"]
+            }
+        };
+        for field in fields {
             self.sees(field, ANSWER)?;
             self.press(&[Press::Text(PASSWORD), Press::Enter])?;
         }
@@ -120,11 +202,7 @@ impl Person {
         self.sees("> Note", ANSWER)?;
         self.press(&[Press::Text("before the move"), Press::Enter])?;
         self.choose("Start the backup")?;
-        self.sees(r"Done +\d{3}.* MiB of", WORK)?;
-        midway(self)?;
-        self.sees("Done, in", WORK)?;
-        at_end(self)?;
-        self.press(&[Press::Enter])
+        self.sees(r"Done +\d+.* MiB of", WORK).map(drop)
     }
 
     /// Restores the newest image to the empty disk. `before` is called when the screen says what will be erased.
@@ -163,6 +241,7 @@ impl Person {
         self.press(&[Press::Text("o")])?;
         self.sees(r"Turn this machine off\?", ANSWER)?;
         self.press(&[Press::Right, Press::Enter])?;
+        self.guest.wait_for("Everything is written. The stick can be pulled. The machine turns off.", ANSWER)?;
         self.guest.wait_until_off(ANSWER)
     }
 }

@@ -13,6 +13,9 @@ use rustix::termios::{InputModes, LocalModes, OptionalActions, OutputModes, Spec
 
 use crate::log::say;
 
+/// Names the console that a program was started on, for that program.
+pub(crate) const CONSOLE: &str = "LIFEBOAT_CONSOLE";
+
 /// The names below `/dev` of the first screen and of every `console=` of the kernel.
 pub(crate) fn names() -> Vec<String> {
     let line = fs::read_to_string("/proc/cmdline").unwrap_or_default();
@@ -59,7 +62,7 @@ pub(crate) fn attach(mut arguments: impl Iterator<Item = String>) -> ExitCode {
         Command::new(program)
     };
     let is_screen = console.strip_prefix("tty").is_some_and(|number| number.parse::<u32>().is_ok());
-    command.args(arguments).env("TERM", if is_screen { "linux" } else { "vt220" }).env("LIFEBOAT_CONSOLE", &console);
+    command.args(arguments).env("TERM", if is_screen { "linux" } else { "vt220" }).env(CONSOLE, &console);
     drop(terminal);
     let error = command.exec();
     say(&format!("console {console}: {error}"));

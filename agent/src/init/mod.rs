@@ -22,7 +22,7 @@ use self::service::{Service, When};
 use crate::job::Power;
 use crate::log::say;
 
-pub(crate) use self::consoles::{attach, names as console_names};
+pub(crate) use self::consoles::{CONSOLE, attach, names as console_names};
 
 /// The shell of the medium, if it has one.
 const SHELL: &str = "/bin/busybox";
@@ -93,7 +93,7 @@ fn services() -> Vec<Service> {
     ];
     let is_unattended = has("lifeboat.job=") || has("lifeboat.config=");
     if is_unattended {
-        services.push(Service::new("unattended", &["unattended"], When::Once));
+        services.push(Service::new("unattended", &["unattended"], When::Unattended));
     }
     // What is done unattended is shown as plain lines; the screens come when it has ended.
     let when = if is_unattended { When::AfterUnattended } else { When::Always };

@@ -5,17 +5,22 @@
 use std::fs;
 use std::path::Path;
 
+use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 
 use crate::log::say;
 
 /// What is mounted where, in this order. Files take memory, too: those here and in the root may take a quarter of it.
-const MOUNTS: [(&str, &str, &str); 6] = [
+///
+/// `/dev` is bounded because a misspelt `dd of=/dev/sdx` makes a file there. What Lifeboat itself writes has a place of its own:
+/// whatever else fills memory, the running job can be noted.
+const MOUNTS: [(&str, &str, &str); 7] = [
     ("proc", "/proc", ""),
     ("sysfs", "/sys", ""),
-    ("devtmpfs", "/dev", "mode=755"),
+    ("devtmpfs", "/dev", "mode=755,size=1m"),
     ("devpts", "/dev/pts", "mode=620,gid=5"),
     ("tmpfs", "/run", "mode=755,size=10%"),
+    ("tmpfs", "/run/lifeboat", "mode=755,size=4m"),
     ("tmpfs", "/tmp", "mode=1777,size=10%"),
 ];
 
@@ -25,8 +30,10 @@ pub(super) fn mount_all() {
         let _ = fs::create_dir_all(at);
         // Terminals are devices, too.
         let devices = if kind.starts_with("dev") { MsFlags::empty() } else { MsFlags::MS_NODEV };
-        match mount(Some(kind), at, Some(kind), MsFlags::MS_NOSUID | devices, Some(options)) {
-            Ok(()) | Err(nix::errno::Errno::EBUSY) => {}
+        let try_with = |options: Option<&str>| mount(Some(kind), at, Some(kind), MsFlags::MS_NOSUID | devices, options);
+        // Without its options rather than not at all.
+        match try_with(Some(options)).or_else(|error| if error == Errno::EBUSY { Err(error) } else { try_with(None) }) {
+            Ok(()) | Err(Errno::EBUSY) => {}
             Err(error) => say(&format!("cannot mount {at}: {}", error.desc())),
         }
     }

@@ -126,6 +126,8 @@ fn unmount_all() -> Vec<(String, &'static str)> {
 fn tell_all(line: &str) {
     say(line);
     for name in super::consoles::names() {
+        // Whoever typed `poweroff` in the shell looks at another screen than the first: the one in front is `tty0`.
+        let name = if name == "tty1" { "tty0".to_owned() } else { name };
         let path = Path::new("/dev").join(name);
         let flags = nix::fcntl::OFlag::O_NOCTTY | nix::fcntl::OFlag::O_NONBLOCK;
         if let Ok(mut console) = File::options().write(true).custom_flags(flags.bits()).open(path) {

@@ -22,9 +22,11 @@ const PAUSE_MAX: Duration = Duration::from_secs(10);
 pub(super) enum When {
     /// Always.
     Always,
-    /// Once. Until it has ended, what is `AfterUnattended` waits.
+    /// Once.
     Once,
-    /// Always, once no `Once` runs any more.
+    /// Once. Until it has ended, what is `AfterUnattended` waits.
+    Unattended,
+    /// Always, once nothing `Unattended` runs any more.
     AfterUnattended,
 }
 
@@ -65,7 +67,7 @@ impl Service {
 
     /// It works unattended, and is not done yet.
     pub(super) fn is_unattended_work(&self) -> bool {
-        self.when == When::Once && (self.pid.is_some() || self.next.is_some())
+        self.when == When::Unattended && (self.pid.is_some() || self.next.is_some())
     }
 
     /// When it has to be started; none while it runs, waits for others, or is done.
@@ -112,7 +114,7 @@ impl Service {
 
     fn has_ended_at(&mut self, now: Instant, how: &str) {
         self.pid = None;
-        if self.when == When::Once {
+        if matches!(self.when, When::Once | When::Unattended) {
             self.next = None;
             say(&format!("{} {how}", self.name));
             return;
@@ -156,7 +158,10 @@ mod tests {
 
     #[test]
     fn screens_wait_for_what_is_unattended() {
-        let mut work = Service::new("unattended", &[], When::Once);
+        let mut work = Service::new("unattended", &[], When::Unattended);
+        // A stick that does not answer keeps nobody from the screens.
+        let stick = Service::new("stick", &[], When::Once);
+        assert!(stick.is_due(Instant::now(), true) && !stick.is_unattended_work());
         let screen = Service::new("console", &[], When::AfterUnattended);
         assert!(work.is_unattended_work());
         assert!(!screen.is_due(Instant::now(), true));

@@ -5,6 +5,7 @@
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -72,11 +73,16 @@ fn keep() -> io::Result<()> {
             is_first = false;
             // Refused when the job is about to end by itself.
             let _ = ending.cancel();
-            let ending = Arc::clone(&ending);
-            thread::spawn(move || {
+            let waiting = Arc::clone(&ending);
+            let wait = move || {
+                waiting.wait_for_end();
+                std::process::exit(0);
+            };
+            if thread::Builder::new().name("ending".into()).spawn(wait).is_err() {
+                // A second signal is not heard then; PID 1 waits no longer than it wants to.
                 ending.wait_for_end();
                 std::process::exit(0);
-            });
+            }
         }
     })?;
     for stream in listener.incoming() {
@@ -207,7 +213,9 @@ impl Keeper {
                 .map_err(io::Error::from)
                 .and_then(|bytes| {
                     let partial = note_file().with_extension("partial");
-                    fs::write(&partial, bytes).and_then(|()| fs::rename(partial, note_file()))
+                    let written = fs::write(&partial, bytes).and_then(|()| fs::rename(&partial, note_file()));
+                    // Half a note is of no use, and takes room where there is none.
+                    written.inspect_err(|_| drop(fs::remove_file(&partial)))
                 }),
             None => fs::remove_file(note_file()),
         };
@@ -264,6 +272,9 @@ impl Keeper {
             let status = shared.snapshot();
             drop(shared);
             if write_line(writer, &status).is_err() {
+                // One that listens no more is not left believing that nothing happens: it comes back when it can.
+                let writer = writer.lock().unwrap_or_else(PoisonError::into_inner);
+                let _ = writer.shutdown(std::net::Shutdown::Both);
                 return;
             }
             thread::sleep(TELL);
@@ -318,7 +329,11 @@ impl Keeper {
         }
         say(&format!("job begins: {}", job.title));
         let keeper = Arc::clone(self);
-        let begun = thread::Builder::new().name("job".into()).spawn(move || keeper.work(&job, &control));
+        let begun = thread::Builder::new().name("job".into()).spawn(move || {
+            if keeper.ends_whatever_happens(|| keeper.work(&job, &control)).is_err() {
+                keeper.note(None);
+            }
+        });
         begun.map(drop).map_err(|error| {
             let error = format!("cannot start the job: {error}");
             self.change(|shared| end(shared, None, Some(error.clone())));
@@ -380,6 +395,20 @@ impl Keeper {
         while shared.is_busy() {
             shared = self.changed.wait(shared).unwrap_or_else(PoisonError::into_inner);
         }
+    }
+
+    /// A programming error in the work ends the job, too: beside one that seems to run for ever no other could be started, and
+    /// the machine could not be turned off from the screens.
+    fn ends_whatever_happens(&self, work: impl FnOnce()) -> thread::Result<()> {
+        let worked = catch_unwind(AssertUnwindSafe(work));
+        if worked.is_err() {
+            let error = "a programming error ended the job; the log says more. What was stored is kept: start the job again, and it goes on from there";
+            self.change(|shared| {
+                shared.is_finishing = false;
+                end(shared, None, Some(error.to_owned()));
+            });
+        }
+        worked
     }
 
     /// All steps, in a thread of its own: steps die with the thread that started them.
@@ -548,9 +577,27 @@ impl Rate {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::job::Kind;
 
     fn ended(exit_code: Option<u8>, signal: Option<i32>) -> io::Result<step::Ended> {
         Ok(step::Ended { exit_code, signal, complaints: vec!["a".into(), "b".into()] })
+    }
+
+    fn status() -> Status {
+        Status {
+            number: 1,
+            title: "t".into(),
+            kind: Kind::Capture,
+            steps: vec!["s".into()],
+            step: 0,
+            state: State::Running,
+            seconds: 0,
+            progress: None,
+            rates: Vec::new(),
+            messages: Vec::new(),
+            results: Vec::new(),
+            report: None,
+        }
     }
 
     #[test]
@@ -564,6 +611,34 @@ mod tests {
         let (code, error) = outcome(ended(None, Some(9)), None, Some(0));
         assert!(code.is_none() && error.is_some_and(|error| error.contains("memory ran out")));
         assert_eq!(outcome(Err(io::ErrorKind::Interrupted.into()), None, Some(0)).0, Some(130));
+    }
+
+    #[test]
+    fn a_job_that_panics_has_ended() {
+        let keeper = Keeper::default();
+        keeper.change(|shared| (shared.status, shared.is_finishing) = (Some(status()), true));
+        assert!(keeper.ends_whatever_happens(|| panic!("as if by mistake")).is_err());
+        assert!(!keeper.shared().is_busy());
+        let state = keeper.shared().snapshot().map(|status| status.state);
+        assert!(
+            matches!(&state, Some(State::Ended { exit_code: None, error: Some(error) }) if error.contains("start the job again")),
+            "{state:?}"
+        );
+    }
+
+    #[test]
+    fn a_console_that_does_not_listen_is_let_go() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        ours.set_write_timeout(Some(Duration::from_millis(50))).unwrap();
+        let keeper = Keeper::default();
+        let status = Status { messages: vec!["x".repeat(8 << 20)], ..status() };
+        keeper.change(|shared| shared.status = Some(status));
+        keeper.tell(&Mutex::new(ours.try_clone().unwrap()), &AtomicBool::new(false));
+        // It hears that nobody speaks to it any more, though another holds the line, too.
+        let mut heard = Vec::new();
+        theirs.read_to_end(&mut heard).unwrap();
+        assert!(!heard.is_empty() && heard.len() < 8 << 20);
+        drop(ours);
     }
 
     #[test]

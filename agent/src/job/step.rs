@@ -129,7 +129,9 @@ pub(super) fn run(
     asked.group = Some(pid);
     drop(asked);
     started(pid);
-    let complaints = child.stderr.take().map(|stderr| thread::spawn(move || last_lines(stderr)));
+    // Without a thread nobody hears what it complains of; the step does not need it.
+    let listen_to = |stderr| thread::Builder::new().name("complaints".into()).spawn(move || last_lines(stderr)).ok();
+    let complaints = child.stderr.take().and_then(listen_to);
     if let Some(stdout) = child.stdout.take() {
         listen(stdout, &mut hear);
     }

@@ -48,7 +48,9 @@ fn draw_title(front: &dyn Screen, world: &World, area: Rect, buffer: &mut Buffer
     let width = usize::from(area.width);
     let left = format!(" Lifeboat │ {}", front.title(world));
     let right = match world.keeper {
-        Keeper::There => String::new(),
+        Keeper::There if world.full.is_empty() => String::new(),
+        // Jobs go on: images never lie in memory.
+        Keeper::There => format!("no room in {}: delete files there in a shell ", world.full.join(", ")),
         Keeper::Sought => "starting ... ".to_owned(),
         Keeper::Lost => "lost touch with the running job, trying again ... ".to_owned(),
     };

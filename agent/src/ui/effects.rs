@@ -5,9 +5,10 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Read, Seek, SeekFrom};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::Sender;
+use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -24,7 +25,7 @@ use zeroize::Zeroizing;
 
 use super::facts::{Card, Content, Disk, Hold, Image, Looked, OpenProblem, Opened, Picture, Place};
 use super::files::{self, Files};
-use super::state::{Answer, Effect, Event};
+use super::state::{Answer, Effect, Event, Surroundings};
 use crate::network;
 use crate::places::{self, Access};
 
@@ -36,23 +37,39 @@ const CONFIG_BYTES_MAX: u64 = 64 << 10;
 const DIRECTORIES_MAX: usize = 500;
 /// The end of the log, as much of it as is shown.
 const LOG_BYTES_MAX: u64 = 512 << 10;
+/// Files in memory need so many bytes to be of use.
+const ROOM: u64 = 64 << 10;
+/// What a programming error is to whoever asked for what it kept from being done.
+const BROKEN: &str = "A programming error kept that from being done; the log says more. Go back and choose something else, or try again.";
 /// Between two looks at which disks there are.
 const WATCH: Duration = Duration::from_secs(2);
 /// So long a disk is believed what it said of its health.
 const HEALTH_FOR: Duration = Duration::from_secs(300);
 
-/// Begins an effect that needs neither the terminal nor the keeper.
-pub(super) fn start(effect: Effect, events: &Sender<Event>) {
+/// Begins an effect that needs neither the terminal nor the keeper; gives what is to be said when it cannot be begun.
+pub(super) fn start(effect: Effect, events: &SyncSender<Event>) -> Option<Event> {
     let own = events.clone();
     let started = thread::Builder::new().name("effect".into()).spawn(move || {
         // Whoever asked may be gone: then nobody needs the answer.
-        perform(effect, &|answer| drop(own.send(Event::Answer(answer))));
+        let answer = |answer| drop(own.send(Event::Answer(answer)));
+        let work = || {
+            #[cfg(debug_assertions)]
+            super::break_where_asked("effect", matches!(effect, Effect::ReadLog(..)).then_some(()));
+            perform(effect, &answer);
+        };
+        if unbroken(work).is_none() {
+            let _ = own.send(Event::Refused(BROKEN.to_owned()));
+        }
     });
-    if let Err(error) = started {
-        let why =
-            format!("This machine is out of memory or threads ({error}). Wait for the running job, then try again.");
-        let _ = events.send(Event::Refused(why));
-    }
+    let error = started.err()?;
+    let why = format!("This machine is out of memory or threads ({error}). Wait for the running job, then try again.");
+    Some(Event::Refused(why))
+}
+
+/// None when there is a programming error in the work: one disk that nothing understands must not be the end of a screen
+/// that would read it again as soon as it is back.
+fn unbroken<T>(work: impl FnOnce() -> T) -> Option<T> {
+    catch_unwind(AssertUnwindSafe(work)).ok()
 }
 
 fn perform(effect: Effect, answer: &(dyn Fn(Answer) + Sync)) {
@@ -69,10 +86,13 @@ fn perform(effect: Effect, answer: &(dyn Fn(Answer) + Sync)) {
             answer(Answer::Opened(ticket, open(&path, password.map(Zeroizing::new))))
         }
         Effect::OpenFiles(ticket, wanted) => answer(Answer::FilesOpened(ticket, Files::open(&wanted))),
-        Effect::ListFiles(ticket, files, directory) => {
-            if let Some(listing) = files.list(ticket, directory) {
+        Effect::ListFiles(ticket, files, directory, part) => {
+            if let Some(listing) = files.list(ticket, directory, &part) {
                 answer(Answer::Listed(ticket, Arc::new(listing)));
             }
+        }
+        Effect::FollowLink(ticket, files, way, link) => {
+            answer(Answer::Followed(ticket, files.follow(&way, link)));
         }
         Effect::NameCopy(ticket, root, name) => answer(Answer::CopyNamed(ticket, files::free_name(&root, &name))),
         Effect::ReadLog(ticket, path) => {
@@ -110,9 +130,10 @@ fn read_disks(answer: &(dyn Fn(Answer) + Sync)) {
         for _ in 0..READERS_MAX.min(disks.len()) {
             scope.spawn(|| {
                 while let Some(disk) = disks.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let content = match picture_of(&disk.identity.path) {
-                        Ok(picture) => Content::Known(picture),
-                        Err(error) => Content::Failed(error.to_string()),
+                    let content = match unbroken(|| picture_of(&disk.identity.path)) {
+                        Some(Ok(picture)) => Content::Known(picture),
+                        Some(Err(error)) => Content::Failed(error.to_string()),
+                        None => Content::Failed("a programming error, of which the log says more".to_owned()),
                     };
                     answer(Answer::Disk(Box::new(Disk { content, ..disk.clone() })));
                 }
@@ -121,8 +142,9 @@ fn read_disks(answer: &(dyn Fn(Answer) + Sync)) {
         for disk in &disks {
             // Asked at the same time: one that does not answer keeps none of the others waiting.
             scope.spawn(|| {
-                let found = (disk.identity.clone(), health_of(&disk.identity));
-                answer(Answer::Health(Box::new(found)));
+                if let Some(health) = unbroken(|| health_of(&disk.identity)) {
+                    answer(Answer::Health(Box::new((disk.identity.clone(), health))));
+                }
             });
         }
     });
@@ -352,9 +374,27 @@ fn cards() -> Vec<Card> {
     cards
 }
 
-/// Says so when a disk or a partition comes, goes, or changes its size, and when the stick that this was started from has
-/// grown.
-pub(super) fn watch_disks(events: Sender<Event>) {
+/// Where files lie in memory that others than Lifeboat write, too; on somebody's machine that is not our concern.
+pub(super) fn ram_disks(surroundings: Surroundings) -> Vec<PathBuf> {
+    match surroundings {
+        Surroundings::Medium => ["/", "/run", "/tmp"].into_iter().map(PathBuf::from).collect(),
+        Surroundings::Guest => Vec::new(),
+    }
+}
+
+/// Those that have no room left.
+fn full(ram_disks: &[PathBuf]) -> Vec<String> {
+    let is_full = |path: &&PathBuf| {
+        // A root without bounds has no blocks at all.
+        rustix::fs::statvfs(path.as_path())
+            .is_ok_and(|found| found.f_blocks > 0 && found.f_bavail.saturating_mul(found.f_frsize) < ROOM)
+    };
+    ram_disks.iter().filter(is_full).map(|path| path.display().to_string()).collect()
+}
+
+/// Says so when a disk or a partition comes, goes, or changes its size, when the stick that this was started from has grown,
+/// and when memory for files is full, or no longer.
+pub(super) fn watch(events: SyncSender<Event>, ram_disks: Vec<PathBuf>) {
     let look = || -> (bool, Vec<(std::ffi::OsString, Option<String>)>) {
         let is_grown = crate::stick::is_done();
         let entries = fs::read_dir("/sys/class/block").into_iter().flatten().flatten();
@@ -365,8 +405,16 @@ pub(super) fn watch_disks(events: Sender<Event>) {
     };
     let _ = thread::Builder::new().name("disks".into()).spawn(move || {
         let mut before = look();
+        let mut full_before = Vec::new();
         loop {
             thread::sleep(WATCH);
+            let full_now = full(&ram_disks);
+            if full_now != full_before {
+                full_before.clone_from(&full_now);
+                if events.send(Event::Answer(Answer::Full(full_now))).is_err() {
+                    return;
+                }
+            }
             let now = look();
             if now != before {
                 before = now;

@@ -38,6 +38,9 @@ const TICK: Duration = Duration::from_secs(1);
 const SERIAL_PAUSE: Duration = Duration::from_secs(1);
 /// The same elsewhere.
 const PAUSE: Duration = Duration::from_millis(100);
+/// Events that wait for a console that takes no more: somebody pressed Scroll Lock, or a modem holds the line. Who has more
+/// to say waits, so that memory does not fill.
+const EVENTS_MAX: usize = 32;
 
 /// Runs until the console is gone.
 #[expect(clippy::print_stderr, reason = "there is no user interface to say it")]
@@ -53,7 +56,7 @@ pub(crate) fn run() -> ExitCode {
 
 fn run_on_terminal() -> io::Result<()> {
     let surroundings = terminal::surroundings();
-    let (sender, events) = mpsc::channel();
+    let (sender, events) = mpsc::sync_channel(EVENTS_MAX);
     let taken = Taken::take()?;
     let size = terminal::assume_size(&surroundings);
     let mut screen = Terminal::new(CrosstermBackend::new(io::stdout()))?;
@@ -61,6 +64,9 @@ fn run_on_terminal() -> io::Result<()> {
         State::new(Theme::of(&surroundings), where_this_runs(), job::run_directory().join("log"));
     // There is something to see before the terminal was asked for its size, and the keeper was found.
     screen.draw(|frame| draw(&state, frame))?;
+    if let Ok(console) = std::env::var(crate::init::CONSOLE) {
+        crate::log::say(&format!("console {console}: the first screen is there"));
+    }
     let input = Input::start(sender.clone(), size)?;
     let from_keeper = sender.clone();
     let keeper = Client::start(move |update| {
@@ -71,11 +77,13 @@ fn run_on_terminal() -> io::Result<()> {
         };
         from_keeper.send(event).is_ok()
     })?;
-    effects::watch_disks(sender.clone());
+    effects::watch(sender.clone(), effects::ram_disks(state.surroundings()));
 
     let pause = if surroundings.is_serial() { SERIAL_PAUSE } else { PAUSE };
     let mut clock = Clock::new(pause);
     loop {
+        // What this thread has to say to itself: it cannot wait for room among the events, which only it makes.
+        let mut own = Vec::new();
         for effect in wanted.drain(..) {
             match effect {
                 Effect::Quit => {
@@ -89,25 +97,28 @@ fn run_on_terminal() -> io::Result<()> {
                 }
                 Effect::Shell => {
                     if let Err(why) = input.lend(shell)? {
-                        drop(sender.send(Event::Refused(why)));
+                        own.push(Event::Refused(why));
                     }
                     screen.clear()?;
                 }
                 Effect::Send(request) => {
                     if let Err(error) = keeper.send(&request) {
-                        drop(sender.send(Event::Refused(format!("That could not be passed on: {error}."))));
+                        own.push(Event::Refused(format!("That could not be passed on: {error}.")));
                     }
                 }
-                effect => effects::start(effect, &sender),
+                effect => own.extend(effects::start(effect, &sender)),
             }
         }
         if clock.is_time_to_draw() {
             let _cursor = input.cursor();
             screen.draw(|frame| draw(&state, frame))?;
         }
-        for event in clock.next(&events, state.is_moving()) {
+        for event in clock.next(&events, own, state.is_moving()) {
+            #[cfg(debug_assertions)]
+            break_where_asked("main", matches!(event, Event::Key(BREAK)).then_some(()));
             match event {
                 Event::Hangup => return Ok(()),
+                Event::Tick if terminal::is_gone() => return Ok(()),
                 Event::Resize => screen.autoresize()?,
                 _ => {}
             }
@@ -151,19 +162,21 @@ impl Clock {
         is_time
     }
 
-    /// What happened meanwhile. A tick counts for the picture only where something moves.
-    fn next(&mut self, events: &Receiver<Event>, is_moving: bool) -> Vec<Event> {
+    /// What happened meanwhile, behind what is known already. A tick counts for the picture only where something moves.
+    fn next(&mut self, events: &Receiver<Event>, mut found: Vec<Event>, is_moving: bool) -> Vec<Event> {
         let mut wait = TICK.saturating_sub(self.tick.elapsed());
         if self.picture == Picture::Soon {
             wait = wait.min(self.pause.saturating_sub(self.drawn.elapsed()));
         }
-        let mut found = Vec::new();
-        match events.recv_timeout(wait) {
-            Ok(event) => found.push(event),
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => found.push(Event::Hangup),
+        if found.is_empty() {
+            match events.recv_timeout(wait) {
+                Ok(event) => found.push(event),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => found.push(Event::Hangup),
+            }
         }
-        found.extend(events.try_iter());
+        // However fast more comes, it is drawn now and then.
+        found.extend(events.try_iter().take(EVENTS_MAX));
         let is_urgent = |event: &Event| matches!(event, Event::Key(_) | Event::Resize | Event::Refused(_));
         if found.iter().any(is_urgent) {
             self.picture = Picture::Now;
@@ -178,6 +191,19 @@ impl Clock {
             }
         }
         found
+    }
+}
+
+/// In builds for tests, this key breaks the thread that `LIFEBOAT_BREAK` names. No other key should.
+#[cfg(debug_assertions)]
+const BREAK: state::Key = state::Key::Char('!');
+
+/// Panics when it is time to and this is the thread that is to break.
+#[cfg(debug_assertions)]
+#[expect(clippy::panic, reason = "that is what is tried out")]
+fn break_where_asked(thread: &str, time: Option<()>) {
+    if time.is_some() && std::env::var("LIFEBOAT_BREAK").as_deref() == Ok(thread) {
+        panic!("as if by mistake");
     }
 }
 

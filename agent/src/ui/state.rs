@@ -14,7 +14,7 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 
 use super::facts::{Card, Disk, Looked, OpenProblem, Opened, Place};
-use super::files::{Files, Listing, Wanted};
+use super::files::{Files, Led, Listing, Wanted};
 use super::screens::home::Home;
 use super::theme::Theme;
 use crate::job::{Power, Request, Status};
@@ -107,12 +107,16 @@ pub(crate) enum Answer {
     FilesOpened(Ticket, Result<Files, String>),
     /// A directory of an image.
     Listed(Ticket, Arc<Listing>),
+    /// Where a symbolic link leads, or why nobody can go there.
+    Followed(Ticket, Result<Led, String>),
     /// Where a copy of files goes, or why it cannot and what to do.
     CopyNamed(Ticket, Result<PathBuf, String>),
     /// The newest lines of the log.
     Log(Ticket, Result<Vec<String>, String>),
     /// Something was not done: why, and what to do.
     Failed(String),
+    /// Where in memory there is no room for files any more.
+    Full(Vec<String>),
     /// What came of setting up the network.
     Network(Ticket, Result<String, String>),
 }
@@ -134,8 +138,10 @@ pub(crate) enum Effect {
     Open(Ticket, PathBuf, Option<String>),
     /// Answered by [`Answer::FilesOpened`].
     OpenFiles(Ticket, Wanted),
-    /// Answered by [`Answer::Listed`], unless another directory is asked for meanwhile.
-    ListFiles(Ticket, Files, NodeId),
+    /// The names with a text in them. Answered by [`Answer::Listed`], unless another directory is asked for meanwhile.
+    ListFiles(Ticket, Files, NodeId, String),
+    /// Where a symbolic link leads that lies in the last of these directories. Answered by [`Answer::Followed`].
+    FollowLink(Ticket, Files, Vec<NodeId>, NodeId),
     /// A name for a new directory in a directory. Answered by [`Answer::CopyNamed`].
     NameCopy(Ticket, PathBuf, String),
     /// Answered by [`Answer::Log`].
@@ -211,6 +217,8 @@ pub(crate) struct World {
     pub keeper: Keeper,
     /// The log to show.
     pub log: PathBuf,
+    /// Where there is no room left in memory.
+    pub full: Vec<String>,
     /// Ticks since the beginning, for what moves.
     pub ticks: u64,
 }
@@ -356,6 +364,7 @@ impl State {
             job: None,
             keeper: Keeper::Sought,
             log,
+            full: Vec::new(),
             ticks: 0,
         };
         let (home, screens, effects) = (Home::default(), Vec::new(), Effects::default());
@@ -366,6 +375,11 @@ impl State {
     /// Time is seen to go by.
     pub(crate) fn is_moving(&self) -> bool {
         self.front().is_moving()
+    }
+
+    /// Where this runs.
+    pub(super) fn surroundings(&self) -> Surroundings {
+        self.world.surroundings
     }
 
     /// The screen in front.

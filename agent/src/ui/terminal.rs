@@ -4,7 +4,7 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::Sender;
+use std::sync::mpsc::{SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -23,6 +23,9 @@ use super::theme::Surroundings;
 /// What a terminal has that does not say.
 const COLUMNS: u16 = 80;
 const ROWS: u16 = 24;
+/// The largest that is believed: a line with noise on it may answer anything, and a picture takes memory.
+const COLUMNS_MAX: u16 = 600;
+const ROWS_MAX: u16 = 300;
 /// The longest that keys wait for the end of a loan.
 const POLL: Duration = Duration::from_millis(400);
 /// What follows Escape within this time belongs to it: on a slow line, the bytes of an arrow key come one by one.
@@ -40,19 +43,34 @@ pub(super) fn surroundings() -> Surroundings {
     }
 }
 
+/// The threads without which there is no user interface.
+const NEEDED: [&str; 3] = ["main", "keys", "keeper"];
+/// As of any program in Rust that panics.
+const EXIT_PANIC: i32 = 101;
+
 /// Takes the terminal, and gives it back when it is dropped.
 pub(super) struct Taken;
 
 impl Taken {
     /// Raw mode, the other screen, no cursor.
     ///
+    /// A panic in a thread that the user interface cannot be without ends all of it, and whoever started it starts another: a
+    /// screen that looks well but does not hear would be worse. A panic elsewhere is the end of what was asked for there.
+    ///
     /// # Errors
     /// When there is no terminal.
     pub(super) fn take() -> io::Result<Self> {
         let hook = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {
-            give_back();
-            hook(panic);
+            if thread::current().name().is_some_and(|name| NEEDED.contains(&name)) {
+                give_back();
+                hook(panic);
+                std::process::exit(EXIT_PANIC);
+            }
+            // Standard error is this terminal when nothing else was said.
+            if std::env::var_os(crate::log::VARIABLE).is_some() {
+                hook(panic);
+            }
         }));
         take_again()?;
         Ok(Self)
@@ -75,6 +93,11 @@ pub(super) fn take_again() -> io::Result<()> {
     execute!(io::stdout(), EnterAlternateScreen, Clear(ClearType::All), Hide)
 }
 
+/// The line was unplugged. Who waits for keys does not notice: crossterm takes the error for silence, and asks again at once.
+pub(super) fn is_gone() -> bool {
+    rustix::termios::tcgetattr(io::stdin()).is_err()
+}
+
 /// The terminal as it was. A terminal that is gone needs nothing.
 pub(super) fn give_back() {
     let _ = execute!(io::stdout(), Show, LeaveAlternateScreen);
@@ -92,7 +115,8 @@ pub(super) enum Size {
 
 /// A size for a terminal that has none, to begin with.
 pub(super) fn assume_size(surroundings: &Surroundings) -> Size {
-    let known = tcgetwinsize(io::stdin()).is_ok_and(|size| size.ws_col > 0 && size.ws_row > 0);
+    let is_size = |size: Winsize| (1..=COLUMNS_MAX).contains(&size.ws_col) && (1..=ROWS_MAX).contains(&size.ws_row);
+    let known = tcgetwinsize(io::stdin()).is_ok_and(is_size);
     if !known {
         set_size(COLUMNS, ROWS);
     }
@@ -110,7 +134,7 @@ fn find_size() {
         execute!(io::stdout(), MoveTo(998, 998))?;
         crossterm::cursor::position()
     };
-    if let Ok((x @ 9.., y @ 4..)) = corner() {
+    if let Ok((x @ 9..COLUMNS_MAX, y @ 4..ROWS_MAX)) = corner() {
         set_size(x.saturating_add(1), y.saturating_add(1));
     }
 }
@@ -130,7 +154,7 @@ impl Input {
     ///
     /// # Errors
     /// When no thread can be started.
-    pub(super) fn start(events: Sender<Event>, size: Size) -> io::Result<Self> {
+    pub(super) fn start(events: SyncSender<Event>, size: Size) -> io::Result<Self> {
         let flag = |on: bool| Arc::new(AtomicBool::new(on));
         let (measure, cursor) = (flag(size == Size::Guessed), Arc::new(Mutex::new(())));
         let input = Self { lent: flag(false), waiting: flag(false), measure, size, cursor };
@@ -148,7 +172,7 @@ impl Input {
                     let still = cursor.lock().unwrap_or_else(PoisonError::into_inner);
                     find_size();
                     drop(still);
-                    if events.send(Event::Resize).is_err() {
+                    if !deliver(&events, &lent, Event::Resize) {
                         return;
                     }
                 }
@@ -159,11 +183,14 @@ impl Input {
                 };
                 // The terminal is gone: whoever started this program starts another when there is one again.
                 let Ok(found) = read else {
+                    waiting.store(true, Ordering::SeqCst);
                     let _ = events.send(Event::Hangup);
                     return;
                 };
                 for event in found {
-                    if events.send(event).is_err() {
+                    #[cfg(debug_assertions)]
+                    super::break_where_asked("keys", matches!(event, Event::Key(super::BREAK)).then_some(()));
+                    if !deliver(&events, &lent, event) {
                         return;
                     }
                 }
@@ -192,6 +219,20 @@ impl Input {
     /// The cursor may be moved while this is held.
     pub(super) fn cursor(&self) -> MutexGuard<'_, ()> {
         self.cursor.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Hands an event over, once there is room for it; false when nobody takes any. What comes while the terminal is lent is
+/// for the borrower, who is waited for.
+fn deliver(events: &SyncSender<Event>, lent: &AtomicBool, mut event: Event) -> bool {
+    loop {
+        match events.try_send(event) {
+            Ok(()) => return true,
+            Err(TrySendError::Disconnected(_)) => return false,
+            Err(TrySendError::Full(_)) if lent.load(Ordering::SeqCst) => return true,
+            Err(TrySendError::Full(back)) => event = back,
+        }
+        thread::sleep(Duration::from_millis(20));
     }
 }
 

@@ -173,6 +173,7 @@ fn on_answer(state: &mut State, answer: Answer) {
         }
         Answer::Cards(cards) => state.world.cards.clone_from(cards),
         Answer::Failed(why) => state.dialog = Some(Dialog::Notice(why.clone())),
+        Answer::Full(places) => state.world.full.clone_from(places),
         _ => {}
     }
     for screen in &mut state.screens {

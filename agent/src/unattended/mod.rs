@@ -323,15 +323,22 @@ fn follow(job: Job, teller: &mut Teller) -> Result<ExitCode, String> {
     teller.begin(&job);
     client.send(&Request::Start(job)).map_err(failed)?;
     teller.listen_for_enter();
+    let mut is_begun = false;
     loop {
         match updates.recv_timeout(LOOK) {
             Ok(Update::Status(Some(status))) => {
+                is_begun = true;
                 if let Some(code) = teller.status(&status) {
                     return Ok(code);
                 }
             }
             Ok(Update::Refused(refusal)) => return Err(refusal.refused),
-            Ok(Update::Status(None) | Update::Lost) | Err(mpsc::RecvTimeoutError::Timeout) => {}
+            // Somebody at a screen has read its result, or its keeper was killed and nothing is left of it.
+            Ok(Update::Status(None)) if is_begun => {
+                return Err("nobody knows of the job any more; the log says what became of it".to_owned());
+            }
+            Ok(Update::Lost) => is_begun = true,
+            Ok(Update::Status(None)) | Err(mpsc::RecvTimeoutError::Timeout) => {}
             Err(mpsc::RecvTimeoutError::Disconnected) => return Err("the keeper of jobs is gone".to_owned()),
         }
         if teller.is_enter_pressed() {

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use nix::pty::openpty;
 use nix::sys::termios::{LocalFlags, tcgetattr};
+use rustix::termios::Action;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -21,6 +23,16 @@ pub(crate) enum Terminal {
     Answers(u16, u16),
     /// As when nothing is plugged in.
     Mute,
+    /// As when noise is on the line.
+    Lies,
+}
+
+/// Whether anything gets out of a terminal.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Flow {
+    On,
+    /// As with Scroll Lock, or a modem that holds the line.
+    Off,
 }
 
 /// The keeper and the consoles of a machine, in a directory.
@@ -34,12 +46,18 @@ pub(crate) struct Console {
 impl Console {
     /// A line without a size, as serial ones are, with the user interface on it.
     pub(crate) fn open(run: &Path, places: &Path, terminal: Terminal) -> Self {
+        Self::open_to_break(run, places, terminal, "")
+    }
+
+    /// The same, and `!` breaks this thread of the user interface.
+    pub(crate) fn open_to_break(run: &Path, places: &Path, terminal: Terminal, thread: &str) -> Self {
         let pair = openpty(None, None).unwrap();
         let stdio = || Stdio::from(pair.slave.try_clone().unwrap());
         let ui = Command::new(env!("CARGO_BIN_EXE_agent"))
             .arg("ui")
             .env("LIFEBOAT_RUN", run)
             .env("LIFEBOAT_PLACES", places)
+            .env("LIFEBOAT_BREAK", thread)
             .env("TERM", "vt220")
             .env_remove("LANG")
             .env_remove("LC_ALL")
@@ -50,7 +68,7 @@ impl Console {
             .unwrap();
         let (columns, rows) = match terminal {
             Terminal::Answers(columns, rows) => (columns, rows),
-            Terminal::Mute => (80, 24),
+            Terminal::Mute | Terminal::Lies => (80, 24),
         };
         let line = File::from(pair.master);
         let screen = Arc::new(Mutex::new(vt100::Parser::new(rows, columns, 0)));
@@ -64,8 +82,13 @@ impl Console {
                 let bytes = &buffer[..len];
                 count.fetch_add(len, Ordering::SeqCst);
                 shared.lock().unwrap().process(bytes);
-                if terminal != Terminal::Mute && bytes.windows(4).any(|window| window == b"\x1b[6n") {
-                    to.write_all(format!("\x1b[{rows};{columns}R").as_bytes()).unwrap();
+                if bytes.windows(4).any(|window| window == b"\x1b[6n") {
+                    let answer = match terminal {
+                        Terminal::Answers(..) => format!("\x1b[{rows};{columns}R"),
+                        Terminal::Mute => continue,
+                        Terminal::Lies => "\x1b[65000;65000R".to_owned(),
+                    };
+                    to.write_all(answer.as_bytes()).unwrap();
                 }
             }
         });
@@ -118,6 +141,22 @@ impl Console {
 
     fn marked(&self) -> Option<String> {
         self.text().lines().find(|line| line.trim_start().starts_with("> ")).map(str::to_owned)
+    }
+
+    /// Lets out what is written to the terminal, or holds it.
+    pub(crate) fn set_flow(&self, flow: Flow) {
+        // The user interface's end of the line: the kernel holds that up.
+        let path = format!("/proc/{}/fd/1", self.ui.id());
+        let flags = nix::fcntl::OFlag::O_NOCTTY.bits();
+        let end = File::options().read(true).write(true).custom_flags(flags).open(path).unwrap();
+        let action = if flow == Flow::On { Action::OOn } else { Action::OOff };
+        rustix::termios::tcflow(&end, action).unwrap();
+    }
+
+    /// The user interface dies as if by the kernel.
+    pub(crate) fn kill(&mut self) {
+        self.ui.kill().unwrap();
+        self.ui.wait().unwrap();
     }
 
     /// Bytes that came over the line so far.

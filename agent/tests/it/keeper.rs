@@ -187,7 +187,7 @@ fn a_job_pauses_goes_on_and_is_cancelled() {
     let machine = Machine::start();
     let mut console = machine.connect();
     let disk = machine.disk(96);
-    console.ask(&machine.job(&[machine.init(), machine.capture(&disk, "19")]));
+    console.ask(&machine.job(&[machine.init(), machine.capture(&disk, "15")]));
     console.hear_until(|said| said["progress"]["phase"] == "copying");
 
     console.ask(&json!({"type": "pause"}));

@@ -2,14 +2,18 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::thread::sleep;
 use std::time::Duration;
 
-use crate::console::{Console, Terminal};
+use serde_json::json;
+
+use crate::console::{Console, Flow, Terminal};
 
 const DOWN: &str = "\x1b[B";
 const UP: &str = "\x1b[A";
@@ -183,6 +187,11 @@ fn a_line_without_a_size_is_asked_for_it() {
     large.wait_for_size((132, 50));
     let mute = machine.console(Terminal::Mute);
     mute.wait_for_size((80, 24));
+    // A picture of the size that noise makes up would not fit into any memory.
+    let lies = machine.console(Terminal::Lies);
+    sleep(Duration::from_secs(1));
+    lies.wait_for_size((80, 24));
+    lies.wait_for("Back up");
     assert!(!large.is_as_before());
     large.press("q");
     large.wait_for_end();
@@ -230,6 +239,8 @@ fn files_of_an_image_are_looked_at_tagged_and_copied() {
     let (disk, tree) = (machine.path("source.img"), machine.path("tree"));
     fs::create_dir_all(tree.join("etc/deep")).unwrap();
     fs::create_dir(tree.join("many")).unwrap();
+    std::os::unix::fs::symlink("./etc/deep", tree.join("link")).unwrap();
+    std::os::unix::fs::symlink("/run/elsewhere", tree.join("nowhere")).unwrap();
     fs::write(tree.join("etc/fstab"), "one\n").unwrap();
     fs::write(tree.join("etc/deep/file"), vec![7; 100_000]).unwrap();
     fs::write(tree.join("other"), "two\n").unwrap();
@@ -275,10 +286,25 @@ fn files_of_an_image_are_looked_at_tagged_and_copied() {
     console.go_to(DOWN, "b\\xff");
     console.press(" ");
     console.wait_for("2 tagged");
-    console.go_to(DOWN, "many/");
+    console.go_to(DOWN, "link -> ./etc/deep");
+    console.press("\r");
+    console.wait_for("1 name; 2 tagged");
+    assert!(console.sees("/etc/deep"), "{}", console.text());
+    console.press("\x7f");
+    console.wait_for("deep/");
+    console.press("\x7f");
+    console.wait_for("nowhere");
+    console.go_to(DOWN, "nowhere -> /run/elsewhere");
+    console.press("\r");
+    console.wait_for("There is no run on this partition");
+    console.go_to(UP, "many/");
     console.press("\r");
     console.wait_for("5003 names; 2 tagged");
     console.wait_for("Only the first 5000 of them are shown");
+    console.press("/0500\r");
+    console.wait_for("4 of 5003 names with \"0500\" in them");
+    console.press(ESCAPE);
+    console.wait_for("5003 names; 2 tagged");
     console.press("\x7f");
     console.wait_for("etc/");
     console.go_to(UP, "etc/");
@@ -310,4 +336,143 @@ fn files_of_an_image_are_looked_at_tagged_and_copied() {
     let report = texts.find(|path| path.extension().is_some_and(|end| end == "txt")).unwrap();
     let report = fs::read_to_string(report).unwrap();
     assert!(report.contains("Result:  done") && report.contains("files: 4"), "{report}");
+}
+
+/// A backup of noise that takes its time, begun over the keeper's socket.
+fn long_backup(machine: &Machine) {
+    let (disk, repository) = (machine.path("noise.img"), machine.path("places/lifeboat"));
+    let mut state = 1u64;
+    let mut bytes = vec![0; 96 << 20];
+    for chunk in bytes.chunks_exact_mut(8) {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        chunk.copy_from_slice(&(state & 0x0f0f_0f0f_0f0f_0f0f).to_le_bytes());
+    }
+    fs::write(&disk, bytes).unwrap();
+    let steps = json!([
+        {"says": "make the repository", "arguments": ["init", repository, "--no-password"]},
+        {"says": "back up", "arguments": ["capture", disk, "--repo", repository, "--name", "test", "--level", "15"]},
+    ]);
+    let job = json!({"type": "start", "title": "Back up noise", "kind": "capture", "steps": steps, "password": null,
+        "report": machine.path("places"), "then": null});
+    let mut keeper = UnixStream::connect(machine.path("run/jobs")).unwrap();
+    keeper.write_all(format!("{job}\n").as_bytes()).unwrap();
+    // It hears the request before the line is closed.
+    BufReader::new(&keeper).lines().find(|line| line.as_ref().unwrap().contains("noise")).unwrap().unwrap();
+}
+
+#[test]
+fn a_killed_user_interface_comes_back_to_the_job_and_every_console_drives_it() {
+    let machine = Machine::start();
+    let mut first = machine.console(Terminal::Answers(80, 24));
+    let mut second = machine.console(Terminal::Answers(80, 24));
+    long_backup(&machine);
+    first.wait_for("Back up noise");
+    second.wait_for("reading and storing");
+    first.press("p");
+    second.wait_for("PAUSED");
+    first.kill();
+    second.press("p");
+    second.wait_for("working");
+
+    // As PID 1 starts it again, on the same line.
+    let mut again = Console::open(&machine.path("run"), &machine.path("places"), Terminal::Answers(80, 24));
+    again.wait_for("Back up noise");
+    again.press("p");
+    second.wait_for("PAUSED");
+    second.press("c");
+    second.wait_for("Cancel this?");
+    second.press("\t\r");
+    again.wait_for("Cancelled after");
+    second.wait_for("Cancelled after");
+}
+
+#[test]
+fn a_programming_error_ends_what_it_is_in_and_never_leaves_a_screen_that_does_not_hear() {
+    if !cfg!(debug_assertions) {
+        eprintln!("skipped: only builds for tests can be broken on purpose");
+        return;
+    }
+    let machine = Machine::start();
+    let open = |thread| {
+        let places = machine.path("places");
+        let console = Console::open_to_break(&machine.path("run"), &places, Terminal::Answers(80, 24), thread);
+        console.wait_for("Back up");
+        console
+    };
+    for thread in ["main", "keys"] {
+        let mut console = open(thread);
+        console.press("!");
+        console.wait_for_end();
+        assert!(console.is_as_before(), "{thread}");
+    }
+    // Whatever was asked for is not to be had; all else is.
+    let mut console = open("effect");
+    console.press("l");
+    console.wait_for("A programming error kept that from being done");
+    console.press("\r");
+    console.press(ESCAPE);
+    console.wait_for("Look at images");
+    console.press("n");
+    console.wait_for("Lifeboat network");
+}
+
+#[test]
+fn a_console_that_takes_no_more_does_not_fill_the_memory_and_goes_on_later() {
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    for name in ["run", "places"] {
+        fs::create_dir(folder.path().join(name)).unwrap();
+    }
+    let listener = UnixListener::bind(folder.path().join("run/jobs")).unwrap();
+    let terminal = Terminal::Answers(80, 24);
+    let console = Console::open(&folder.path().join("run"), &folder.path().join("places"), terminal);
+    let status = |message: &str, state: serde_json::Value| {
+        let status = json!({"number": 1, "title": "A long job", "kind": "capture", "steps": ["work"], "step": 0,
+            "state": state, "seconds": 1, "progress": null, "rates": [], "messages": [message], "results": [],
+            "report": null});
+        format!("{status}\n").into_bytes()
+    };
+    let (mut keeper, _) = listener.accept().unwrap();
+    keeper.write_all(&status("", json!({"is": "running"}))).unwrap();
+    console.wait_for("A long job");
+
+    console.set_flow(Flow::Off);
+    keeper.set_write_timeout(Some(Duration::from_secs(3))).unwrap();
+    let long = "x".repeat(64 << 10);
+    let mut written = 0;
+    while keeper.write_all(&status(&format!("{written} {long}"), json!({"is": "running"}))).is_ok() {
+        written += long.len();
+        assert!(written < 256 << 20, "it takes whatever comes");
+    }
+    // The keeper gives such a console up, which finds it again when it can.
+    drop(keeper);
+    console.set_flow(Flow::On);
+    let (mut keeper, _) = listener.accept().unwrap();
+    keeper.write_all(&status("", json!({"is": "ended", "exit_code": 0, "error": null}))).unwrap();
+    console.wait_for("Done, in");
+}
+
+#[test]
+fn a_line_that_is_unplugged_ends_the_user_interface_and_one_that_is_not_there_begins_none() {
+    let machine = Machine::start();
+    let pair = nix::pty::openpty(None, None).unwrap();
+    // Only this end of it is ours: a program that had both could not lose the other.
+    let close_on_exec = nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC);
+    nix::fcntl::fcntl(&pair.master, close_on_exec).unwrap();
+    let end = || std::process::Stdio::from(pair.slave.try_clone().unwrap());
+    let mut ui = Command::new(env!("CARGO_BIN_EXE_agent"));
+    ui.arg("ui").env("LIFEBOAT_RUN", machine.path("run")).stdin(end()).stdout(end()).stderr(end());
+    let mut ui = ui.spawn().unwrap();
+    // It is there once it says something.
+    let mut line = fs::File::from(pair.master);
+    std::io::Read::read_exact(&mut line, &mut [0; 200]).unwrap();
+    drop(line);
+    let began = std::time::Instant::now();
+    while ui.try_wait().unwrap().is_none() {
+        assert!(began.elapsed() < Duration::from_secs(60), "it goes on without a line");
+        sleep(Duration::from_millis(20));
+    }
+    let none = Command::new(env!("CARGO_BIN_EXE_agent")).args(["console", "ttyNONE", "ui"]).status().unwrap();
+    assert_eq!(none.code(), Some(1));
 }

@@ -80,6 +80,7 @@ impl Driver {
                     | Effect::Open(..)
                     | Effect::OpenFiles(..)
                     | Effect::ListFiles(..)
+                    | Effect::FollowLink(..)
                     | Effect::NameCopy(..)
             );
             if self.silent && is_question {
@@ -106,8 +107,11 @@ impl Driver {
                     };
                     ignore(self.answer(Answer::FilesOpened(ticket, opened)))
                 }
-                Effect::ListFiles(ticket, _, node) => {
-                    ignore(self.answer(Answer::Listed(ticket, Arc::new(fixtures::listing(node)))))
+                Effect::ListFiles(ticket, _, node, part) => {
+                    ignore(self.answer(Answer::Listed(ticket, Arc::new(fixtures::listing(node, &part)))))
+                }
+                Effect::FollowLink(ticket, _, _, link) => {
+                    ignore(self.answer(Answer::Followed(ticket, fixtures::led(link))))
                 }
                 Effect::NameCopy(ticket, root, name) => {
                     ignore(self.answer(Answer::CopyNamed(ticket, Ok(root.join(name)))))

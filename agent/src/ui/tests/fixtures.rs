@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use crate::job::{Counts, Kind, Map, State, Status};
 use crate::places;
 use crate::ui::facts::{Card, Content, Disk, Hold, Image, Looked, Opened, Part, Picture, Place};
-use crate::ui::files::{Facts, File, Files, Listing};
+use crate::ui::files::{Facts, File, Files, Led, Listing, Through};
 
 pub(super) const GIB: u64 = 1 << 30;
 
@@ -309,17 +309,34 @@ pub(super) fn files() -> Files {
     })))
 }
 
-/// A root with a few of everything, `/etc` with a file that the root has too, and `/var` with more than is shown.
-pub(super) fn listing(node: NodeId) -> Listing {
+/// Where the links of [`listing`] lead: `/bin` to `/usr/bin`, what is in there to a file and out of the partition.
+pub(super) fn led(link: NodeId) -> Result<Led, String> {
+    let through =
+        |node: u64, name: &str| Through { name: name.into(), argument: Some(name.into()), node: NodeId(node) };
+    match link.0 {
+        20 => Ok(Led { kept: 0, through: vec![through(40, "usr"), through(41, "bin")], file: None }),
+        43 => Ok(Led { kept: 0, through: vec![through(12, "etc")], file: Some(NodeId(30)) }),
+        _ => Err("It leads out of this partition: look on the others.".into()),
+    }
+}
+
+/// The names with `part` in them. A root with a few of everything, `/etc` with a file that the root has too, `/var` with
+/// more than is shown, and `/usr/bin` with links.
+pub(super) fn listing(node: NodeId, part: &str) -> Listing {
     let file = |node: u64, name: &[u8], kind: FileKind, size: u64, mode: &str| {
         let name = imager::files::screen::escaped(name);
+        let target = match node {
+            20 => "usr/bin",
+            43 => "../../etc/fstab",
+            _ => "../../../alternatives/awk",
+        };
         let facts = Facts {
             kind,
             size,
             mode: format!("{}{mode}", kind.letter()),
             owner: Some((0, 33)),
             modified: "2026-09-30 17:05".into(),
-            target: (kind == FileKind::Symlink).then(|| "usr/bin".to_owned()),
+            target: (kind == FileKind::Symlink).then(|| target.to_owned()),
         };
         File { argument: Some(name.clone()), name, node: NodeId(node), facts: Ok(facts) }
     };
@@ -337,6 +354,11 @@ pub(super) fn listing(node: NodeId) -> Listing {
             file(13, b"var", FileKind::Directory, 4096, "rwxr-xr-x"),
         ],
         12 => vec![file(30, b"fstab", FileKind::File, 999, "rw-r--r--")],
+        40 => vec![file(41, b"bin", FileKind::Directory, 4096, "rwxr-xr-x")],
+        41 => vec![
+            file(42, b"awk", FileKind::Symlink, 21, "rwxrwxrwx"),
+            file(43, b"table", FileKind::Symlink, 10, "rwxrwxrwx"),
+        ],
         13 => (0..100)
             .map(|number| {
                 file(100 + number, format!("log.{number:03}").as_bytes(), FileKind::File, number << 20, "rw-r-----")
@@ -349,7 +371,10 @@ pub(super) fn listing(node: NodeId) -> Listing {
         12 => (1, Some("corrupt at byte 8192: a directory block that is none".into())),
         _ => (entries.len(), None),
     };
-    Listing { entries, count, is_endless: false, problem }
+    let mut entries = entries;
+    entries.retain(|file| file.name.contains(part));
+    let matching = if part.is_empty() { count } else { entries.len() };
+    Listing { entries, count, matching, is_endless: false, problem }
 }
 
 /// A capture reads in the order of the disk, a restore writes in that of the repository.

@@ -30,7 +30,7 @@ fn key() -> impl Strategy<Value = Key> {
             Key::Delete, Key::Function(1), Key::Function(2), Key::Function(5), Key::Ctrl('t'), Key::Ctrl('l'),
             Key::Ctrl('p'), Key::Ctrl('u'),
         ]),
-        2 => prop::sample::select("brivnlstoqpcaud?yn 1".chars().collect::<Vec<_>>()).prop_map(Key::Char),
+        2 => prop::sample::select("brivnlstoqpcaud?yn 1/".chars().collect::<Vec<_>>()).prop_map(Key::Char),
         1 => any::<char>().prop_map(Key::Char),
     ]
 }

@@ -97,7 +97,26 @@ const SCREENS: &[(&str, Step)] = &[
         driver.type_in("i").keys(&[Key::Enter; 4]).keys(&[Key::End, Key::Enter, Key::End, Key::Enter]);
         driver.keys(&[Key::PageDown, Key::PageDown, Key::PageDown, Key::Char(' ')])
     }),
-    ("files-details", |driver| driver.type_in("i").keys(&[Key::Enter; 4]).keys(&[Key::End, Key::Enter, Key::Enter])),
+    ("files-finding", |driver| {
+        driver.type_in("i").keys(&[Key::Enter; 4]).keys(&[Key::End, Key::Enter, Key::End, Key::Enter]);
+        driver.type_in("/log.05")
+    }),
+    ("files-found", |driver| {
+        driver.type_in("i").keys(&[Key::Enter; 4]).keys(&[Key::End, Key::Enter, Key::End, Key::Enter]);
+        driver.type_in("/log.05").keys(&[Key::Enter, Key::Down])
+    }),
+    ("files-found-nothing", |driver| {
+        driver.type_in("i").keys(&[Key::Enter; 4]).keys(&[Key::End, Key::Enter]).type_in("/xyz").key(Key::Enter)
+    }),
+    ("files-link-followed", |driver| {
+        driver.type_in("i").keys(&[Key::Enter; 4]).keys(&[Key::End, Key::Enter, Key::Enter])
+    }),
+    ("files-link-outside", |driver| {
+        driver.type_in("i").keys(&[Key::Enter; 4]).keys(&[Key::End, Key::Enter, Key::Enter, Key::Enter])
+    }),
+    ("files-details", |driver| {
+        driver.type_in("i").keys(&[Key::Enter; 4]).keys(&[Key::End, Key::Enter, Key::Down, Key::Down, Key::Enter])
+    }),
     ("files-copy-place", |driver| {
         driver.type_in("i").keys(&[Key::Enter; 4]).keys(&[Key::End, Key::Enter, Key::Down, Key::Char('c')])
     }),
@@ -134,6 +153,13 @@ const SCREENS: &[(&str, Step)] = &[
     ("log", |driver| driver.type_in("l").key(Key::PageUp)),
     ("network", |driver| driver.type_in("n").key(Key::Enter)),
     ("keeper-lost", |driver| driver.event(Event::KeeperLost)),
+    ("keeper-was-killed", |driver| {
+        let error = "the program that kept the job was killed, and the job with it. What was stored is kept: start the job again, and it goes on from there";
+        let mut job = ended(Kind::Capture, 0, None);
+        job.state = State::Ended { exit_code: None, error: Some(error.into()) };
+        driver.job(status(Kind::Capture, State::Running)).event(Event::KeeperLost).job(job)
+    }),
+    ("ram-disk-full", |driver| driver.answer(Answer::Full(vec!["/run".into(), "/tmp".into()]))),
 ];
 
 #[test]

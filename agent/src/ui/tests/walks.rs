@@ -428,7 +428,44 @@ fn only_the_newest_answer_is_shown() {
     assert!(driver.sees("There is nothing to copy here"), "{}", driver.text(132, 50));
     let Some(Effect::ListFiles(old, ..)) = driver.others.last().cloned() else { panic!("{:?}", driver.others) };
     driver.keys(&[Key::Enter, Key::Backspace]);
-    let listing = std::sync::Arc::new(super::fixtures::listing(imager::files::NodeId(12)));
+    let listing = std::sync::Arc::new(super::fixtures::listing(imager::files::NodeId(12), ""));
     driver.answer(Answer::Listed(old, listing));
     assert!(driver.sees("The directory is being read"), "{}", driver.text(132, 50));
+}
+
+#[test]
+fn links_are_followed_and_names_found() {
+    let mut driver = browsing();
+    driver.key(Key::Enter);
+    assert!(driver.sees("p2: /usr/bin") && driver.sees("2 names"), "{}", driver.text(132, 50));
+    // Out of the partition: that is said, and the next key is about something else.
+    driver.key(Key::Enter);
+    assert!(driver.sees("The link awk cannot be followed. It leads out of this partition"), "{}", driver.text(132, 50));
+    driver.key(Key::Down);
+    assert!(!driver.sees("cannot be followed"), "{}", driver.text(132, 50));
+    // To a file: into its directory, and to the file.
+    driver.keys(&[Key::Enter, Key::Char(' ')]);
+    assert!(driver.sees("p2: /etc") && driver.sees("1 tagged: 1 file (999 B)"), "{}", driver.text(132, 50));
+    driver.key(Key::Backspace);
+    assert!(driver.sees("► [ ] drwxr-xr-x 2026-09-30 17:05 etc/"), "{}", driver.text(132, 50));
+
+    driver.keys(&[Key::End, Key::Enter]).type_in("/?").key(Key::Backspace).type_in("log.07").key(Key::Enter);
+    assert!(driver.sees("10 of 100000 names with \"log.07\" in them"), "{}", driver.text(132, 50));
+    assert!(!driver.sees("Only the first"), "{}", driver.text(132, 50));
+    driver.keys(&[Key::Down, Key::Esc]);
+    // What was marked among them is marked among all.
+    assert!(driver.sees("100000 names") && driver.sees("► [ ] -rw-r----- 71.0 MiB"), "{}", driver.text(132, 50));
+    driver.key(Key::Esc);
+    assert!(driver.sees("7 names"), "{}", driver.text(132, 50));
+}
+
+#[test]
+fn a_link_that_was_left_is_not_followed_any_more() {
+    let mut driver = browsing();
+    driver.silent = true;
+    driver.key(Key::Enter);
+    assert!(driver.sees("The link is being followed"), "{}", driver.text(132, 50));
+    let Some(Effect::FollowLink(old, ..)) = driver.others.last().cloned() else { panic!("{:?}", driver.others) };
+    driver.key(Key::Down).answer(Answer::Followed(old, super::fixtures::led(imager::files::NodeId(20))));
+    assert!(driver.sees("7 names; nothing tagged"), "{}", driver.text(132, 50));
 }

@@ -69,11 +69,20 @@ fn draw_directory(browse: &Browse, inside: &Inside, page: &mut Page, world: &Wor
         page.say(Role::Dim, &working(world, "The directory is being read"));
         return;
     };
+    let here = |number: usize| if browse.finding.is_some() { Here::No } else { Here::at(inside.cursor, number) };
+    if let Some(field) = &browse.finding {
+        field.draw(page, world.theme, Here::Yes, "Part of the name", 17);
+        page.gap();
+    }
     let tagged = match tags {
         None => "nothing tagged".to_owned(),
         Some(tags) => format!("{} tagged: {}", tags.len(), tags.words()),
     };
-    page.cut(Role::Dim, &format!("{}; {tagged}", count_words(listing)));
+    if inside.following.is_some() {
+        page.cut(Role::Dim, &working(world, "The link is being followed"));
+    } else {
+        page.cut(Role::Dim, &format!("{}; {tagged}", count_words(listing, &inside.part)));
+    }
     if let Some(limit) = limit_words(listing) {
         page.say(Role::Warning, &limit);
     }
@@ -82,6 +91,10 @@ fn draw_directory(browse: &Browse, inside: &Inside, page: &mut Page, world: &Wor
         page.say(Role::Danger, &plain(&text));
     }
     page.gap();
+    if listing.entries.is_empty() && !inside.part.is_empty() {
+        page.say(Role::Text, "No name here has that in it. Esc shows all names, / looks for another part.");
+        return;
+    }
     if listing.entries.is_empty() {
         page.say(Role::Text, "There is nothing in this directory. Backspace leads up.");
         return;
@@ -95,7 +108,7 @@ fn draw_directory(browse: &Browse, inside: &Inside, page: &mut Page, world: &Wor
         let path = above.zip(file.argument.as_deref()).map(|(above, name)| format!("{above}/{name}"));
         let is_tagged = path.is_some_and(|path| tags.is_some_and(|tags| tags.has(&path)));
         let role = if file.facts.is_err() { Role::Danger } else { Role::Text };
-        page.choice_in(role, Here::at(inside.cursor, number), &line_of(file, is_tagged));
+        page.choice_in(role, here(number), &line_of(file, is_tagged));
     }
     if let Some(file) = inside.entry().filter(|_| height > FOOTER_ROWS + 3) {
         page.gap();
@@ -106,17 +119,18 @@ fn draw_directory(browse: &Browse, inside: &Inside, page: &mut Page, world: &Wor
 /// Below the names: a free line, and the marked name in full.
 const FOOTER_ROWS: usize = 2;
 
-/// "12 names", "more than 1000000 names".
-fn count_words(listing: &Listing) -> String {
+/// "12 names", "more than 1000000 names", "3 of 12 names with "log" in them".
+fn count_words(listing: &Listing, part: &str) -> String {
     let names = count(listing.count, "name");
-    if listing.is_endless { format!("more than {names}") } else { names }
+    let names = if listing.is_endless { format!("more than {names}") } else { names };
+    if part.is_empty() { names } else { format!("{} of {names} with \"{}\" in them", listing.matching, plain(part)) }
 }
 
 fn limit_words(listing: &Listing) -> Option<String> {
-    (listing.count > listing.entries.len()).then(|| {
+    (listing.matching > listing.entries.len()).then(|| {
         format!(
-            "Only the first {LISTED_MAX} of them are shown. To get at the others, copy the whole directory: go up, tag it, \
-             press c."
+            "Only the first {LISTED_MAX} of them are shown. To see others, press / and type a part of their names. To copy \
+             all, go up, tag the directory, press c."
         )
     })
 }
@@ -154,17 +168,13 @@ pub(super) fn details(file: &File) -> String {
         Err(why) => plain(&format!("{name} is damaged in the image: {why}. Another image may have it whole.")),
         Ok(facts) => {
             let owner = facts.owner.map(|(user, group)| format!(", owner {user}, group {group}")).unwrap_or_default();
-            let target = facts.target.as_ref().map(|target| {
-                format!("\nIt leads to {}. Links are not followed here: go there yourself.", shortened(target))
-            });
             format!(
-                "{name}\n{}, {} ({} bytes), {}{owner}\nLast written {} UTC.{}\n\nSpace tags it, c copies it.",
+                "{name}\n{}, {} ({} bytes), {}{owner}\nLast written {} UTC.\n\nSpace tags it, c copies it.",
                 facts.kind.word(),
                 size(facts.size),
                 facts.size,
                 facts.mode,
-                facts.modified.trim(),
-                target.unwrap_or_default()
+                facts.modified.trim()
             )
         }
     }

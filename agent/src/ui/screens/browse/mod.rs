@@ -18,7 +18,8 @@ use super::chooser::{Chooser, Chosen, New, Outcome};
 use super::moved;
 use crate::job::{Job, Kind, Request, Step as JobStep};
 use crate::ui::facts::{Image, Looked};
-use crate::ui::files::{File, Files, Listing, Wanted};
+use crate::ui::field::Field;
+use crate::ui::files::{File, Files, Led, Listing, Wanted};
 use crate::ui::page::{Page, plain};
 use crate::ui::state::{Answer, Effect, Effects, Key, KeyHint, Move, Screen, Ticket, World};
 
@@ -39,6 +40,8 @@ pub(crate) struct Browse {
     part: usize,
     opening: Option<Ticket>,
     inside: Option<Inside>,
+    /// A part of a name is being typed.
+    finding: Option<Field>,
     copying: Option<Copying>,
     problem: Option<String>,
 }
@@ -52,6 +55,12 @@ struct Inside {
     listing: Option<Arc<Listing>>,
     waiting: Ticket,
     cursor: usize,
+    /// What the names that are shown have in them; nothing for all.
+    part: String,
+    /// What the cursor is to be at once the directory is read.
+    mark: Option<NodeId>,
+    /// A link is being followed.
+    following: Option<Ticket>,
 }
 
 /// A directory that was gone into.
@@ -64,6 +73,8 @@ struct Level {
     argument: Option<String>,
     /// Where the cursor was in the directory above.
     cursor_above: usize,
+    /// Which names were shown there.
+    part_above: String,
 }
 
 /// A copy that is being prepared.
@@ -102,13 +113,49 @@ impl Inside {
     }
 
     fn list(&mut self, effects: &mut Effects) {
-        let (files, directory) = (self.files.clone(), self.directory());
+        let (files, directory, part) = (self.files.clone(), self.directory(), self.part.clone());
         self.listing = None;
-        self.waiting = effects.ask(|ticket| Effect::ListFiles(ticket, files, directory));
+        self.following = None;
+        self.waiting = effects.ask(|ticket| Effect::ListFiles(ticket, files, directory, part));
+    }
+
+    /// Shows the names with this in them, or all.
+    fn find(&mut self, part: String, effects: &mut Effects) {
+        self.mark = self.entry().map(|file| file.node);
+        (self.part, self.cursor) = (part, 0);
+        self.list(effects);
+    }
+
+    /// Into a directory below.
+    fn push(&mut self, node: NodeId, name: &str, argument: Option<&str>) {
+        let (above, shown) = self.path();
+        let argument = above.zip(argument).map(|(above, name)| format!("{above}/{name}"));
+        let shown = format!("{shown}/{name}");
+        let (cursor_above, part_above) = (self.cursor, std::mem::take(&mut self.part));
+        self.way.push(Level { node, shown, argument, cursor_above, part_above });
+        self.cursor = 0;
+    }
+
+    /// To where a link leads.
+    fn go(&mut self, led: &Led, effects: &mut Effects) {
+        self.way.truncate(led.kept);
+        self.part.clear();
+        self.cursor = 0;
+        for through in &led.through {
+            self.push(through.node, &through.name, through.argument.as_deref());
+        }
+        self.mark = led.file;
+        self.list(effects);
     }
 
     fn enter(&mut self, effects: &mut Effects) -> Move {
         let Some(file) = self.entry() else { return Move::Stay };
+        if file.is_link() {
+            let link = file.node;
+            let (files, way) = (self.files.clone(), self.way.iter().map(|level| level.node).collect());
+            self.following = Some(effects.ask(|ticket| Effect::FollowLink(ticket, files, way, link)));
+            return Move::Stay;
+        }
         if !file.is_directory() {
             return Move::Tell(draw::details(file));
         }
@@ -119,11 +166,8 @@ impl Inside {
                 shortened(&file.name)
             ));
         }
-        let (above, shown) = self.path();
-        let argument = above.zip(file.argument.as_deref()).map(|(above, name)| format!("{above}/{name}"));
-        let shown = format!("{shown}/{}", file.name);
-        self.way.push(Level { node: file.node, shown, argument, cursor_above: self.cursor });
-        self.cursor = 0;
+        let file = file.clone();
+        self.push(file.node, &file.name, file.argument.as_deref());
         self.list(effects);
         Move::Stay
     }
@@ -131,7 +175,7 @@ impl Inside {
     /// To the directory above; false from the root.
     fn leave(&mut self, effects: &mut Effects) -> bool {
         let Some(level) = self.way.pop() else { return false };
-        self.cursor = level.cursor_above;
+        (self.cursor, self.part, self.mark) = (level.cursor_above, level.part_above, Some(level.node));
         self.list(effects);
         true
     }
@@ -143,7 +187,8 @@ impl Browse {
         let parts = parts(&image.manifest);
         let part = parts.iter().position(Part::has_files).unwrap_or(0);
         let tags = vec![Tags::default(); parts.len()];
-        Self { repository, image, parts, tags, part, opening: None, inside: None, copying: None, problem: None }
+        let (opening, inside, finding, copying, problem) = (None, None, None, None, None);
+        Self { repository, image, parts, tags, part, opening, inside, finding, copying, problem }
     }
 
     fn part_name(&self) -> String {
@@ -177,6 +222,8 @@ impl Browse {
 
     fn key_in_directory(&mut self, key: Key, effects: &mut Effects) -> Move {
         let Some((inside, tags)) = self.inside.as_mut().zip(self.tags.get_mut(self.part)) else { return Move::Stay };
+        self.problem = None;
+        inside.following = None;
         match key {
             Key::Enter | Key::Right => return inside.enter(effects),
             Key::Backspace | Key::Left => {
@@ -198,6 +245,7 @@ impl Browse {
                 inside.cursor = (inside.cursor + 1).min(inside.entries().len().saturating_sub(1));
             }
             Key::Char('n') => tags.clear(),
+            Key::Char('/') => self.finding = Some(Field::with(&inside.part)),
             Key::Char('c') => {
                 let what = if tags.is_empty() {
                     let Some(file) = inside.entry() else {
@@ -216,6 +264,16 @@ impl Browse {
             _ => inside.cursor = moved(inside.cursor, inside.entries().len(), key),
         }
         Move::Stay
+    }
+
+    fn key_in_finding(&mut self, key: Key, effects: &mut Effects) {
+        let (Some(field), Some(inside)) = (&mut self.finding, &mut self.inside) else { return };
+        if key != Key::Enter {
+            return field.key(key);
+        }
+        let part = field.text();
+        self.finding = None;
+        inside.find(part, effects);
     }
 
     fn key_in_copying(&mut self, key: Key, effects: &mut Effects) -> Move {
@@ -300,9 +358,15 @@ impl Screen for Browse {
             (Some(Copying { step: Step::Place(chooser), .. }), _) => chooser.keys(),
             (Some(Copying { step: Step::Ready(..), .. }), _) => vec![("Enter", "start the copy")],
             (Some(_), _) => Vec::new(),
-            (None, Some(_)) => {
-                vec![("Enter", "open"), ("Bksp", "up"), ("Space", "tag"), ("c", "copy"), ("n", "tag none")]
-            }
+            (None, Some(_)) if self.finding.is_some() => vec![("Enter", "show names with this in them")],
+            (None, Some(_)) => vec![
+                ("Enter", "open"),
+                ("Bksp", "up"),
+                ("Space", "tag"),
+                ("c", "copy"),
+                ("/", "find"),
+                ("n", "tag none"),
+            ],
             (None, None) if self.opening.is_some() => Vec::new(),
             (None, None) => vec![("Enter", "its files"), ("↑↓", "choose")],
         }
@@ -312,8 +376,9 @@ impl Screen for Browse {
         "Files of an image\n\
         The files as they were when the image was taken. Nothing can be changed in the image; copies go to a disk or a \
         stick.\n\n\
-        Enter: into a directory; of a file, all that is known\n\
+        Enter: into a directory; of a link, to where it leads; of a file, all that is known\n\
         Backspace: to the directory above, as Esc\n\
+        /: only the names with some text in them; Esc shows all again\n\
         Space: tag or untag; tags stay while you go elsewhere\n\
         c: copy what is tagged; with no tags, what is marked\n\
         n: take all tags off\n\n\
@@ -326,7 +391,8 @@ impl Screen for Browse {
     }
 
     fn is_moving(&self) -> bool {
-        let is_listing = self.inside.as_ref().is_some_and(|inside| inside.listing.is_none());
+        let is_listing =
+            self.inside.as_ref().is_some_and(|inside| inside.listing.is_none() || inside.following.is_some());
         match self.copying.as_ref().map(|copying| &copying.step) {
             Some(Step::Place(chooser)) => chooser.is_moving(),
             Some(Step::Naming(..)) => true,
@@ -336,13 +402,21 @@ impl Screen for Browse {
     }
 
     fn is_typing(&self) -> bool {
-        matches!(&self.copying, Some(Copying { step: Step::Place(chooser), .. }) if chooser.is_typing())
+        match &self.copying {
+            Some(Copying { step: Step::Place(chooser), .. }) => chooser.is_typing(),
+            Some(_) => false,
+            None => self.finding.is_some(),
+        }
     }
 
     fn key(&mut self, key: Key, world: &World, effects: &mut Effects) -> Move {
         match (&self.copying, &self.inside, self.opening) {
             (Some(_), ..) if key == Key::Backspace && !self.is_typing() => self.back(world, effects),
             (Some(_), ..) => self.key_in_copying(key, effects),
+            (None, ..) if self.finding.is_some() => {
+                self.key_in_finding(key, effects);
+                Move::Stay
+            }
             (None, Some(_), _) => self.key_in_directory(key, effects),
             (None, None, _) if key == Key::Backspace => self.back(world, effects),
             (None, None, Some(_)) => Move::Stay,
@@ -364,7 +438,14 @@ impl Screen for Browse {
             }
             None => {}
         }
+        if self.finding.take().is_some() {
+            return Move::Stay;
+        }
         if let Some(inside) = &mut self.inside {
+            if !inside.part.is_empty() {
+                inside.find(String::new(), effects);
+                return Move::Stay;
+            }
             if !inside.leave(effects) {
                 self.inside = None;
             }
@@ -379,8 +460,16 @@ impl Screen for Browse {
                 self.opening = None;
                 match opened {
                     Ok(files) => {
-                        let mut inside =
-                            Inside { files: files.clone(), way: Vec::new(), listing: None, waiting: 0, cursor: 0 };
+                        let mut inside = Inside {
+                            files: files.clone(),
+                            way: Vec::new(),
+                            listing: None,
+                            waiting: 0,
+                            cursor: 0,
+                            part: String::new(),
+                            mark: None,
+                            following: None,
+                        };
                         inside.list(effects);
                         self.inside = Some(inside);
                     }
@@ -389,8 +478,25 @@ impl Screen for Browse {
             }
             Answer::Listed(ticket, listing) => {
                 if let Some(inside) = self.inside.as_mut().filter(|inside| inside.waiting == *ticket) {
-                    inside.cursor = inside.cursor.min(listing.entries.len().saturating_sub(1));
+                    let marked = inside.mark.take();
+                    let marked = marked.and_then(|mark| listing.entries.iter().position(|file| file.node == mark));
+                    inside.cursor = marked.unwrap_or(inside.cursor).min(listing.entries.len().saturating_sub(1));
                     inside.listing = Some(Arc::clone(listing));
+                }
+            }
+            Answer::Followed(ticket, led) => {
+                let is_meant = |inside: &&mut Inside| inside.following == Some(*ticket);
+                let Some(inside) = self.inside.as_mut().filter(is_meant) else { return };
+                inside.following = None;
+                match led {
+                    Ok(led) if led.kept + led.through.len() > DEPTH_MAX => {
+                        self.problem = Some(format!("It leads more than {DEPTH_MAX} directories deep."));
+                    }
+                    Ok(led) => inside.go(led, effects),
+                    Err(why) => {
+                        let name = inside.entry().map(|file| shortened(&file.name)).unwrap_or_default();
+                        self.problem = Some(plain(&format!("The link {name} cannot be followed. {why}")));
+                    }
                 }
             }
             Answer::CopyNamed(ticket, named) => {
