@@ -20,6 +20,9 @@ const WAIT_MAX: Duration = Duration::from_secs(8);
 /// A lease whose length nobody said.
 const LEASE: Duration = Duration::from_secs(3600);
 
+/// One that is shorter would be asked for all the time.
+const LEASE_MIN: Duration = Duration::from_secs(20);
+
 /// What a server gave us.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Lease {
@@ -130,12 +133,7 @@ impl Client {
                 }
                 Err(error) => return Err(error),
             };
-            let Ok(message) = Message::decode(&mut Decoder::new(answer.get(..len).unwrap_or_default())) else {
-                continue;
-            };
-            if message.opcode() != Opcode::BootReply || message.xid() != self.transaction {
-                continue;
-            }
+            let Some(message) = reply(answer.get(..len).unwrap_or_default(), self.transaction) else { continue };
             match kind_of(&message) {
                 Some(kind) if kind == wanted => return Ok(lease_of(&message)),
                 Some(MessageType::Nak) => return Ok(None),
@@ -143,6 +141,12 @@ impl Client {
             }
         }
     }
+}
+
+/// A server's message of a transaction; none for anything else.
+fn reply(bytes: &[u8], transaction: u32) -> Option<Message> {
+    let message = Message::decode(&mut Decoder::new(bytes)).ok()?;
+    (message.opcode() == Opcode::BootReply && message.xid() == transaction).then_some(message)
 }
 
 fn kind_of(message: &Message) -> Option<MessageType> {
@@ -172,7 +176,7 @@ fn lease_of(message: &Message) -> Option<Lease> {
         _ => None,
     };
     let time = match option(OptionCode::AddressLeaseTime) {
-        Some(DhcpOption::AddressLeaseTime(seconds)) => Duration::from_secs(u64::from(*seconds)),
+        Some(DhcpOption::AddressLeaseTime(seconds)) => Duration::from_secs(u64::from(*seconds)).max(LEASE_MIN),
         _ => LEASE,
     };
     (!address.is_unspecified()).then_some(Lease { setting: Setting { address, prefix, gateway, dns }, server, time })
@@ -180,6 +184,8 @@ fn lease_of(message: &Message) -> Option<Lease> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -207,5 +213,47 @@ mod tests {
             })
         );
         assert_eq!(lease_of(&Message::default()), None);
+    }
+
+    /// A server's message with these options, as they are sent.
+    fn answer(options: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![0; 236];
+        bytes[..8].copy_from_slice(&[2, 1, 6, 0, 0, 0, 0, 7]);
+        bytes[16..20].copy_from_slice(&[10, 0, 2, 15]);
+        [&bytes, &[99, 130, 83, 99][..], options].concat()
+    }
+
+    #[test]
+    fn a_lease_of_no_time_is_not_asked_for_all_the_time() {
+        let message = reply(&answer(&[53, 1, 5, 51, 4, 0, 0, 0, 0, 255]), 7).unwrap();
+        assert_eq!((kind_of(&message), lease_of(&message).unwrap().time), (Some(MessageType::Ack), LEASE_MIN));
+        assert!(reply(&answer(&[53, 1, 5, 255]), 8).is_none());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn any_message_is_taken_apart(
+            bytes: Vec<u8>,
+            options in prop::collection::vec((any::<u8>(), prop::collection::vec(any::<u8>(), 0..20), -1..2i16), 0..12),
+            cut in 0..40usize,
+        ) {
+            let _ = reply(&bytes, 7);
+            // Options whose lengths are mostly right.
+            let mut sent = Vec::new();
+            for (code, value, off_by) in options {
+                sent.push(code);
+                sent.push(u8::try_from(i16::try_from(value.len()).unwrap() + off_by).unwrap_or(0));
+                sent.extend(value);
+            }
+            let whole = answer(&sent);
+            for bytes in [&whole[..], &whole[..whole.len() - cut.min(whole.len())]] {
+                if let Some(message) = reply(bytes, 7) {
+                    let _ = kind_of(&message);
+                    prop_assert!(lease_of(&message).is_none_or(|lease| lease.setting.prefix <= 32));
+                }
+            }
+        }
     }
 }
