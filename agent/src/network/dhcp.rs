@@ -143,10 +143,43 @@ impl Client {
     }
 }
 
-/// A server's message of a transaction; none for anything else.
+/// A server's message of a transaction, with the options that are of use here; none for anything else.
 fn reply(bytes: &[u8], transaction: u32) -> Option<Message> {
-    let message = Message::decode(&mut Decoder::new(bytes)).ok()?;
+    let message = Message::decode(&mut Decoder::new(&with_sound_options(bytes)?)).ok()?;
     (message.opcode() == Opcode::BootReply && message.xid() == transaction).then_some(message)
+}
+
+/// A message with those of its options that are of use here and have a length that they can have. Whoever is on the
+/// network can send others: of some, `dhcproto` asserts the length, and it reads behind one that is too short.
+fn with_sound_options(bytes: &[u8]) -> Option<Vec<u8>> {
+    /// Up to the options' magic and with it.
+    const HEAD_BYTES: usize = 240;
+    const PAD: u8 = 0;
+    const END: u8 = 255;
+    let (head, mut rest) = bytes.split_at_checked(HEAD_BYTES)?;
+    let mut sound = head.to_vec();
+    loop {
+        match rest {
+            [PAD, behind @ ..] => rest = behind,
+            [code, len, behind @ ..] if *code != END => {
+                let Some((value, behind)) = behind.split_at_checked(usize::from(*len)) else { break };
+                let is_sound = match OptionCode::from(*code) {
+                    OptionCode::MessageType => *len == 1,
+                    OptionCode::SubnetMask | OptionCode::AddressLeaseTime | OptionCode::ServerIdentifier => *len == 4,
+                    OptionCode::Router | OptionCode::DomainNameServer => *len > 0 && len.is_multiple_of(4),
+                    _ => false,
+                };
+                if is_sound {
+                    sound.extend([*code, *len]);
+                    sound.extend(value);
+                }
+                rest = behind;
+            }
+            _ => break,
+        }
+    }
+    sound.push(END);
+    Some(sound)
 }
 
 fn kind_of(message: &Message) -> Option<MessageType> {
@@ -228,6 +261,16 @@ mod tests {
         let message = reply(&answer(&[53, 1, 5, 51, 4, 0, 0, 0, 0, 255]), 7).unwrap();
         assert_eq!((kind_of(&message), lease_of(&message).unwrap().time), (Some(MessageType::Ack), LEASE_MIN));
         assert!(reply(&answer(&[53, 1, 5, 255]), 8).is_none());
+    }
+
+    #[test]
+    fn options_of_a_wrong_length_are_passed_over() {
+        // One that is longer and one that is shorter than it can be, of those that are of no use; two that are.
+        let strange = [152, 5, 0, 0, 0, 0, 0, 151, 0, 0, 0, 1, 2, 255, 0, 51, 3, 0, 0, 1];
+        let message = reply(&answer(&[&strange[..], &[3, 4, 10, 0, 2, 2, 53, 1, 2, 255]].concat()), 7).unwrap();
+        let lease = lease_of(&message).unwrap();
+        assert_eq!(kind_of(&message), Some(MessageType::Offer));
+        assert_eq!((lease.setting.gateway, lease.setting.prefix, lease.time), (Some([10, 0, 2, 2].into()), 24, LEASE));
     }
 
     proptest! {
