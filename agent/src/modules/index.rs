@@ -205,6 +205,8 @@ impl Aliases {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn index() -> Index {
@@ -262,6 +264,32 @@ mod tests {
             let mut expected: Vec<String> = all.map(|(n, _)| format!("m{n}")).collect();
             expected.sort();
             assert_eq!(found, expected, "{alias}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn any_patterns_are_found_as_a_search_through_all_finds_them(
+            patterns in prop::collection::vec("[abA*?!\\[\\]\\\\-]{0,6}", 0..8),
+            alias in "[abA*?\\[\\\\-]{0,6}",
+        ) {
+            let text: String = patterns.iter().enumerate().map(|(n, p)| format!("alias {p} m{n}\n")).collect();
+            let mut found = Aliases::new(text).find(alias.as_bytes());
+            found.sort();
+            let all = patterns.iter().enumerate().filter(|(_, p)| pattern::matches(p.as_bytes(), alias.as_bytes()));
+            let mut expected: Vec<String> = all.map(|(n, _)| format!("m{n}")).collect();
+            expected.sort();
+            prop_assert_eq!(found, expected);
+        }
+
+        #[test]
+        fn any_text_is_taken_apart(text in "([a-z/.: \n-]|alias |softdep |pre: |post: |\\PC){0,60}", alias in "\\PC{0,20}") {
+            let _ = Aliases::new(text.clone()).find(alias.as_bytes());
+            for line in text.lines() {
+                let _ = (parse_dep(line), parse_soft(line), name_of(line));
+            }
         }
     }
 }

@@ -70,6 +70,8 @@ pub(super) fn literal_prefix(pattern: &[u8]) -> &[u8] {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -105,5 +107,22 @@ mod tests {
     fn a_hostile_pattern_takes_no_exponential_time() {
         let pattern = "a*".repeat(60) + "b";
         assert!(!matches(pattern.as_bytes(), "a".repeat(200).as_bytes()));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn any_bytes_come_to_an_end(pattern: Vec<u8>, text: Vec<u8>) {
+            let _ = matches(&pattern, &text);
+            prop_assert!(pattern.starts_with(literal_prefix(&pattern)));
+        }
+
+        #[test]
+        fn a_text_without_magic_matches_itself(text in "[a-zA-Z0-9:._-]{0,40}") {
+            prop_assert!(matches(text.as_bytes(), text.as_bytes()));
+            let starred = format!("*{text}*");
+            prop_assert!(matches(starred.as_bytes(), text.as_bytes()));
+        }
     }
 }

@@ -76,6 +76,8 @@ fn alias_of(message: &[u8]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -85,5 +87,16 @@ mod tests {
         assert_eq!(alias_of(message("remove").as_bytes()), None);
         assert_eq!(alias_of(b"add@/devices/x\0SUBSYSTEM=block\0"), None);
         assert_eq!(alias_of(b""), None);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn any_message_is_taken_apart(rest: Vec<u8>, alias: Vec<u8>) {
+            let _ = alias_of(&rest);
+            let message = [&b"add@"[..], &rest, b"\0MODALIAS=", &alias].concat();
+            prop_assert!(alias_of(&message).is_none_or(|alias| !alias.contains('\0')));
+        }
     }
 }

@@ -20,6 +20,9 @@ const WAIT_MAX: Duration = Duration::from_secs(8);
 /// A lease whose length nobody said.
 const LEASE: Duration = Duration::from_secs(3600);
 
+/// One that is shorter would be asked for all the time.
+const LEASE_MIN: Duration = Duration::from_secs(20);
+
 /// What a server gave us.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Lease {
@@ -130,12 +133,7 @@ impl Client {
                 }
                 Err(error) => return Err(error),
             };
-            let Ok(message) = Message::decode(&mut Decoder::new(answer.get(..len).unwrap_or_default())) else {
-                continue;
-            };
-            if message.opcode() != Opcode::BootReply || message.xid() != self.transaction {
-                continue;
-            }
+            let Some(message) = reply(answer.get(..len).unwrap_or_default(), self.transaction) else { continue };
             match kind_of(&message) {
                 Some(kind) if kind == wanted => return Ok(lease_of(&message)),
                 Some(MessageType::Nak) => return Ok(None),
@@ -143,6 +141,45 @@ impl Client {
             }
         }
     }
+}
+
+/// A server's message of a transaction, with the options that are of use here; none for anything else.
+fn reply(bytes: &[u8], transaction: u32) -> Option<Message> {
+    let message = Message::decode(&mut Decoder::new(&with_sound_options(bytes)?)).ok()?;
+    (message.opcode() == Opcode::BootReply && message.xid() == transaction).then_some(message)
+}
+
+/// A message with those of its options that are of use here and have a length that they can have. Whoever is on the
+/// network can send others: of some, `dhcproto` asserts the length, and it reads behind one that is too short.
+fn with_sound_options(bytes: &[u8]) -> Option<Vec<u8>> {
+    /// Up to the options' magic and with it.
+    const HEAD_BYTES: usize = 240;
+    const PAD: u8 = 0;
+    const END: u8 = 255;
+    let (head, mut rest) = bytes.split_at_checked(HEAD_BYTES)?;
+    let mut sound = head.to_vec();
+    loop {
+        match rest {
+            [PAD, behind @ ..] => rest = behind,
+            [code, len, behind @ ..] if *code != END => {
+                let Some((value, behind)) = behind.split_at_checked(usize::from(*len)) else { break };
+                let is_sound = match OptionCode::from(*code) {
+                    OptionCode::MessageType => *len == 1,
+                    OptionCode::SubnetMask | OptionCode::AddressLeaseTime | OptionCode::ServerIdentifier => *len == 4,
+                    OptionCode::Router | OptionCode::DomainNameServer => *len > 0 && len.is_multiple_of(4),
+                    _ => false,
+                };
+                if is_sound {
+                    sound.extend([*code, *len]);
+                    sound.extend(value);
+                }
+                rest = behind;
+            }
+            _ => break,
+        }
+    }
+    sound.push(END);
+    Some(sound)
 }
 
 fn kind_of(message: &Message) -> Option<MessageType> {
@@ -172,7 +209,7 @@ fn lease_of(message: &Message) -> Option<Lease> {
         _ => None,
     };
     let time = match option(OptionCode::AddressLeaseTime) {
-        Some(DhcpOption::AddressLeaseTime(seconds)) => Duration::from_secs(u64::from(*seconds)),
+        Some(DhcpOption::AddressLeaseTime(seconds)) => Duration::from_secs(u64::from(*seconds)).max(LEASE_MIN),
         _ => LEASE,
     };
     (!address.is_unspecified()).then_some(Lease { setting: Setting { address, prefix, gateway, dns }, server, time })
@@ -180,6 +217,8 @@ fn lease_of(message: &Message) -> Option<Lease> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -207,5 +246,57 @@ mod tests {
             })
         );
         assert_eq!(lease_of(&Message::default()), None);
+    }
+
+    /// A server's message with these options, as they are sent.
+    fn answer(options: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![0; 236];
+        bytes[..8].copy_from_slice(&[2, 1, 6, 0, 0, 0, 0, 7]);
+        bytes[16..20].copy_from_slice(&[10, 0, 2, 15]);
+        [&bytes, &[99, 130, 83, 99][..], options].concat()
+    }
+
+    #[test]
+    fn a_lease_of_no_time_is_not_asked_for_all_the_time() {
+        let message = reply(&answer(&[53, 1, 5, 51, 4, 0, 0, 0, 0, 255]), 7).unwrap();
+        assert_eq!((kind_of(&message), lease_of(&message).unwrap().time), (Some(MessageType::Ack), LEASE_MIN));
+        assert!(reply(&answer(&[53, 1, 5, 255]), 8).is_none());
+    }
+
+    #[test]
+    fn options_of_a_wrong_length_are_passed_over() {
+        // One that is longer and one that is shorter than it can be, of those that are of no use; two that are.
+        let strange = [152, 5, 0, 0, 0, 0, 0, 151, 0, 0, 0, 1, 2, 255, 0, 51, 3, 0, 0, 1];
+        let message = reply(&answer(&[&strange[..], &[3, 4, 10, 0, 2, 2, 53, 1, 2, 255]].concat()), 7).unwrap();
+        let lease = lease_of(&message).unwrap();
+        assert_eq!(kind_of(&message), Some(MessageType::Offer));
+        assert_eq!((lease.setting.gateway, lease.setting.prefix, lease.time), (Some([10, 0, 2, 2].into()), 24, LEASE));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn any_message_is_taken_apart(
+            bytes: Vec<u8>,
+            options in prop::collection::vec((any::<u8>(), prop::collection::vec(any::<u8>(), 0..20), -1..2i16), 0..12),
+            cut in 0..40usize,
+        ) {
+            let _ = reply(&bytes, 7);
+            // Options whose lengths are mostly right.
+            let mut sent = Vec::new();
+            for (code, value, off_by) in options {
+                sent.push(code);
+                sent.push(u8::try_from(i16::try_from(value.len()).unwrap() + off_by).unwrap_or(0));
+                sent.extend(value);
+            }
+            let whole = answer(&sent);
+            for bytes in [&whole[..], &whole[..whole.len() - cut.min(whole.len())]] {
+                if let Some(message) = reply(bytes, 7) {
+                    let _ = kind_of(&message);
+                    prop_assert!(lease_of(&message).is_none_or(|lease| lease.setting.prefix <= 32));
+                }
+            }
+        }
     }
 }

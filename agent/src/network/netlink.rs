@@ -123,6 +123,8 @@ fn check(answer: &[u8]) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -141,5 +143,14 @@ mod tests {
         assert!(check(&answer(0)).is_ok());
         assert_eq!(check(&answer(-1)).map_err(|error| error.raw_os_error()), Err(Some(1)));
         assert!(check(&[]).is_err());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn any_answer_is_taken_apart(answer: Vec<u8>) {
+            let _ = check(&answer);
+        }
     }
 }

@@ -215,6 +215,8 @@ mod tests {
     use std::fs::File;
     use std::process::{Command, Stdio};
 
+    use proptest::prelude::*;
+
     use super::*;
 
     /// Each file system as its own tool makes it; blkid has to find the same.
@@ -274,6 +276,43 @@ mod tests {
             volume[at..at + 8].copy_from_slice(magic);
             (volume[510], volume[511]) = (0x55, 0xaa);
             assert!(of(&volume).is_none_or(|found| found.label.is_none_or(|label| label.len() < 256)));
+        }
+    }
+
+    /// What makes a volume look like one of each kind.
+    const MARKS: [(usize, &[u8]); 10] = [
+        (0x1_0040, b"_BHRfS_M"),
+        (0, b"XFSB"),
+        (1024 + 0x38, &[0x53, 0xef]),
+        (3, b"EXFAT   "),
+        (3, b"NTFS    "),
+        (82, b"FAT32   "),
+        (54, b"FAT12   "),
+        (54, b"FAT16   "),
+        (0x8001, b"CD001"),
+        (510, &[0x55, 0xaa]),
+    ];
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn any_volume_is_looked_at(
+            head in prop::collection::vec(any::<u8>(), 0..600),
+            patches in prop::collection::vec((0..0x1_2000usize, prop::collection::vec(any::<u8>(), 0..40)), 0..20),
+            marks in prop::collection::vec(0..MARKS.len(), 0..3),
+            len in 0..0x1_2000usize,
+        ) {
+            let mut volume = head;
+            volume.resize(0x1_2000, 0);
+            let marks = marks.iter().map(|&mark| (MARKS[mark].0, MARKS[mark].1));
+            for (at, bytes) in patches.iter().map(|(at, bytes)| (*at, &**bytes)).chain(marks) {
+                let end = volume.len().min(at + bytes.len());
+                volume[at..end].copy_from_slice(&bytes[..end - at]);
+            }
+            let _ = of(&volume);
+            volume.truncate(len);
+            let _ = of(&volume);
         }
     }
 }

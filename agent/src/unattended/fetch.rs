@@ -81,6 +81,8 @@ mod tests {
     use std::net::TcpListener;
     use std::thread;
 
+    use proptest::prelude::*;
+
     use super::*;
 
     /// Answers one request, and returns what was asked.
@@ -120,5 +122,16 @@ mod tests {
         }
         assert!(get("http:///x", 8).is_err());
         assert!(get("https://x/", 8).unwrap_err().contains("only http://"));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn any_answer_is_taken_apart(answer: Vec<u8>, head in "([a-zA-Z0-9: /.-]|200|Content-Length: |\r\n){0,40}", max in 0..64u64) {
+            let _ = body_of(&answer, max);
+            let answer = [b"HTTP/1.0 200 OK\r\n", head.as_bytes(), b"\r\n\r\n", &answer].concat();
+            prop_assert!(body_of(&answer, max).is_ok_and(|body| body.len() as u64 <= max) || body_of(&answer, max).is_err());
+        }
     }
 }

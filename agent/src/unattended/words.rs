@@ -117,6 +117,8 @@ fn distance(one: &str, other: &str) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -156,5 +158,17 @@ mod tests {
     #[test]
     fn distances_count_letters() {
         assert_eq!((distance("kitten", "sitting"), distance("", "abc"), distance("a", "a")), (3, 3, 0));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn any_text_is_taken_apart(text in "(lifeboat\\.|job|config|[a-z.=\"# \n]|\\PC){0,40}") {
+            match parse(&text) {
+                Ok(values) => prop_assert!(values.values().all(|value| !value.is_empty())),
+                Err(wrong) => prop_assert!(!wrong.is_empty()),
+            }
+        }
     }
 }

@@ -4,11 +4,22 @@ use imager::extent::Extent;
 use imager::fs::inspect;
 use imager::read_at::ReadAt;
 
+use super::mend::mend_xfs_log;
 use super::volume::PatchedVolume;
 
-/// Reads `data` as a volume, and looks for a file system on it.
+/// Reads `data` as a volume, and looks for a file system on it. With the highest bit set of the volume's size, which is
+/// not a part of that then, the checksums in the log of an XFS are made right.
 pub(crate) fn run(data: &[u8]) {
-    let volume = PatchedVolume::decode(data);
+    let mut data = data.to_vec();
+    let volume = match data.get_mut(3) {
+        Some(high) if *high & 0x80 != 0 => {
+            *high &= 0x7F;
+            let mut volume = PatchedVolume::decode(&data);
+            mend_xfs_log(&mut volume);
+            volume
+        }
+        _ => PatchedVolume::decode(&data),
+    };
     let found = inspect(&volume);
     let whole = Extent::new(0, volume.size());
     let mut end = None;

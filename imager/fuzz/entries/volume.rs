@@ -5,6 +5,7 @@ use std::io;
 
 use imager::extent::Extent;
 use imager::read_at::{ReadAt, check_range};
+use imager::vm_disk::Contents;
 
 /// Bytes in the largest volume.
 const SIZE_MAX: u32 = 64 << 20;
@@ -53,7 +54,15 @@ impl<'a> PatchedVolume<'a> {
         let patches = self.patches.into_iter().map(|(start, patch)| (start, owned(patch))).collect();
         PatchedVolume { size: self.size, patches }
     }
+
+    /// Puts bytes over what is there.
+    #[allow(dead_code, reason = "not every target mends what it reads")]
+    pub(crate) fn put(&mut self, start: u64, bytes: Vec<u8>) {
+        self.patches.push((start, Patch::Bytes(Cow::Owned(bytes))));
+    }
 }
+
+impl Contents for PatchedVolume<'static> {}
 
 /// Where `part` is in a buffer that begins at `start`.
 fn range(part: Extent, start: u64) -> std::ops::Range<usize> {

@@ -3,6 +3,8 @@
 
 #[path = "../entries/vm_disk.rs"]
 mod entry;
+#[path = "../entries/mend.rs"]
+mod mend;
 #[path = "../entries/volume.rs"]
 mod volume;
 

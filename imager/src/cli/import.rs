@@ -6,9 +6,10 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::Global;
-use super::capture::{DiskFiles, OpenedSources, Take, open_sources, sources_of, take};
+use super::capture::{DiskFiles, OpenedSources, Take, open_sources, sources_of, take, take_into};
 use super::import_clonezilla::{ClonezillaOptions, import_clonezilla};
+use super::watch::Watch;
+use super::{Global, open};
 use crate::capture::Owner;
 use crate::clonezilla;
 use crate::disk::source::Source;
@@ -84,12 +85,17 @@ pub(super) fn import(global: &Global, args: Import) -> Result<u8> {
             take(global, &opened, args, Some(owner))
         }
         Input::Appliance(path) => {
-            let machine = vm_disk::open_appliance(&path, &files.how())?;
+            // Whether there is a repository, and its password, is asked before the long work.
+            let repository = open::repository(global)?;
+            let watch = Watch::start(global, "import")?;
+            let machine = vm_disk::open_appliance(&path, &files.how(), watch.progress());
+            drop(watch);
+            let machine = machine?;
             let named = machine.disks.into_iter().map(|disk| (disk.source.identity().path.clone(), disk));
             let opened = sources_of(named.collect(), args.live)?;
             args.name = args.name.or(machine.name.filter(|name| !name.is_empty() && name != "latest"));
             let owner = owner(&opened, args.name.as_deref());
-            take(global, &opened, args, Some(owner))
+            take_into(global, &repository, &opened, args, Some(owner))
         }
     }
 }

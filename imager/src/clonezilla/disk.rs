@@ -73,6 +73,8 @@ impl Content {
     /// `len` bytes of it, from byte `from` on.
     fn skip(&self, from: u64, len: u64) -> Self {
         match self {
+            // Most of what is there stays as it is when something is put beside it.
+            Self::Bytes(bytes) if from == 0 && len == bytes.len() as u64 => Self::Bytes(Arc::clone(bytes)),
             Self::Bytes(bytes) => {
                 let start = usize::try_from(from).unwrap_or(usize::MAX).min(bytes.len());
                 let end = usize::try_from(from.saturating_add(len)).unwrap_or(usize::MAX).min(bytes.len());

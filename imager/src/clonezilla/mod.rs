@@ -24,6 +24,8 @@ mod scratch;
 mod sfdisk;
 mod swap;
 mod table;
+#[doc(hidden)]
+pub mod texts;
 mod unpack;
 mod volume;
 

@@ -14,9 +14,7 @@ use std::time::Duration;
 use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::PeerCredentials;
 
-use super::Export;
-use super::negotiation::negotiate;
-use super::transmission;
+use super::{Export, converse};
 use crate::error::{Error, Result};
 use crate::progress::{Progress, lock};
 
@@ -143,11 +141,8 @@ impl Server {
 
     fn serve(&self, mut connection: Connection) -> io::Result<()> {
         connection.set_read_timeout(Some(NEGOTIATION))?;
-        let Some(chosen) = negotiate(&mut connection, &self.exports)? else { return Ok(()) };
-        let Some((_, export)) = self.exports.get(chosen.export) else { return Ok(()) };
-        connection.set_read_timeout(None)?;
         let replies = connection.try_clone()?;
-        transmission::serve(&mut connection, replies, export, &chosen)
+        converse(&mut connection, replies, &self.exports, |connection| connection.set_read_timeout(None))
     }
 }
 

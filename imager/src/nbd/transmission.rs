@@ -29,6 +29,8 @@ const CMD_CACHE: u16 = 5;
 const CMD_WRITE_ZEROES: u16 = 6;
 const CMD_BLOCK_STATUS: u16 = 7;
 
+/// The answer must come in one piece.
+const REQUEST_WHOLE: u16 = 1 << 2;
 const REQUEST_ONE: u16 = 1 << 3;
 
 const CHUNK_DONE: u16 = 1;
@@ -147,6 +149,9 @@ impl<W: Write> Answers<'_, W> {
                 self.error(request, EINVAL, "it reaches behind the end of the disk, or asks for nothing")
             }
             CMD_READ if request.len > REQUEST_BYTES_MAX => self.error(request, EOVERFLOW, "more than 32 MiB at once"),
+            CMD_READ if self.is_to_be_whole(request) && place.len > PIECE_BYTES => {
+                self.error(request, EOVERFLOW, "more than 1 MiB at once and in one piece")
+            }
             CMD_READ => self.read(request, place, message),
             CMD_CACHE => {
                 self.export.read_ahead(Extent::new(place.start, 0));
@@ -160,6 +165,11 @@ impl<W: Write> Answers<'_, W> {
             CMD_WRITE | CMD_TRIM | CMD_WRITE_ZEROES => self.error(request, EPERM, "images are never written"),
             _ => self.error(request, EINVAL, "this server does not know the command"),
         }
+    }
+
+    /// Only replies with structure come in pieces.
+    fn is_to_be_whole(&self, request: &Request) -> bool {
+        request.flags & REQUEST_WHOLE != 0 && self.chosen.structured == Structured::Yes
     }
 
     fn read(&self, request: &Request, place: Extent, message: &mut Vec<u8>) -> io::Result<()> {

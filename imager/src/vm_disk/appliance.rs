@@ -3,22 +3,25 @@
 //! The disks within an OVA are read where they lie. Must not know: captures, images, terminals.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::contents::{Contents, Neighbours};
+use super::checksums::Checksums;
+use super::contents::{Contents, Disk, Neighbours};
 use super::error::DiskError;
 use super::neighbours::{OpenedFile, open_file};
 use super::open::{How, Opened, finish, open, read_with};
 use super::ovf::Ovf;
 use super::{Format, detect};
 use crate::disk::identity;
-use crate::disk::source::SourceDisk;
 use crate::error::{Error, Result};
+use crate::progress::Progress;
 use crate::read_at::{ReadAt, check_range};
 
 const RECORD: u64 = 512;
 const DESCRIPTOR_BYTES_MAX: u64 = 4 << 20;
+/// A line for each of its files.
+const MANIFEST_BYTES_MAX: u64 = 1 << 20;
 /// An appliance has a descriptor, a manifest, a certificate and some disks.
 const MEMBERS_MAX: usize = 1000;
 
@@ -35,15 +38,16 @@ pub(super) fn is_ova(start: &[u8]) -> bool {
     start.get(257..262) == Some(b"ustar") && member_name(start).to_ascii_lowercase().ends_with(".ovf")
 }
 
-/// Opens the machine that is in the OVA, or that the OVF descriptor at `path` tells of.
+/// Opens the machine that is in the OVA, or that the OVF descriptor at `path` tells of. Its files are read once for the
+/// checksums that its manifest has of them, if it has one; `progress` counts that.
 ///
 /// # Errors
-/// [`Error::Io`], [`Error::Usage`], [`Error::Damaged`].
-pub fn open_appliance(path: &Path, how: &How) -> Result<Appliance> {
+/// [`Error::Io`], [`Error::Usage`], [`Error::Damaged`], [`Error::Interrupted`].
+pub fn open_appliance(path: &Path, how: &How, progress: &Progress) -> Result<Appliance> {
     let (file, opened) = open_file(path)?;
     let start = file.read_vec(0, usize::try_from(file.size().min(RECORD)).unwrap_or_default());
     if is_ova(&start.map_err(Error::io("read", path))?) {
-        return open_ova(Arc::new(file), &opened, path, how);
+        return open_ova(Arc::new(file), &opened, path, how, progress);
     }
     if file.size() > DESCRIPTOR_BYTES_MAX {
         return Err(Error::Usage(format!("{} is too large for an OVF descriptor", path.display())));
@@ -56,26 +60,132 @@ pub fn open_appliance(path: &Path, how: &How) -> Result<Appliance> {
         }
         open(&directory.join(name), how)
     };
-    let disks = ovf.disks.iter().map(disk).collect::<Result<_>>()?;
+    let mut disks: Vec<Opened> = ovf.disks.iter().map(disk).collect::<Result<_>>()?;
+    if let Some(checksums) = checksums_beside(path)? {
+        let mut files = vec![path.to_owned()];
+        for (name, disk) in ovf.disks.iter().zip(&disks) {
+            // As the descriptor calls it, which need not be where it lies.
+            let parts = disk.files.iter().skip(1).cloned();
+            for file in std::iter::once(directory.join(name)).chain(parts) {
+                if !files.contains(&file) {
+                    files.push(file);
+                }
+            }
+        }
+        let remarks = checksums.check_files(&files, progress)?;
+        if let Some(first) = disks.first_mut() {
+            first.notes.extend(remarks);
+        }
+    }
     Ok(Appliance { name: ovf.name, disks })
 }
 
-fn open_ova(file: Arc<SourceDisk>, opened: &OpenedFile, path: &Path, how: &How) -> Result<Appliance> {
-    let members = members(&*file).map_err(|error| error.of(path))?;
-    let first = members.first().ok_or_else(|| DiskError::damaged(0, "an archive of nothing").of(path))?;
-    let ovf = descriptor(&*file, first.start, first.len).map_err(|error| error.of(path))?;
-    let disk = |name: &String| -> Result<Opened> {
-        let place = path.join(name);
-        let member = members.iter().find(|member| member.name == *name);
-        let missing = || Error::damaged(path.display().to_string(), 0, format!("its disk {name} is not in it"));
-        let member = member.ok_or_else(missing)?;
-        let part = Part { file: Arc::clone(&file), start: member.start, len: member.len };
-        let format = how.format.map_or_else(|| detect(&part), Ok).map_err(|error| error.of(&place))?;
-        let disk = read_with(Box::new(part), format, &Alone, &Arc::default()).map_err(|error| error.of(&place))?;
-        let identity = identity::of_new_file(place.clone(), disk.contents.size());
-        finish(disk, format, identity, vec![opened.clone()], Vec::new(), how).map_err(|error| error.of(&place))
+/// The manifest of the descriptor at `path`, which has its name; none when there is none.
+fn checksums_beside(path: &Path) -> Result<Option<Checksums>> {
+    let manifest = path.with_extension("mf");
+    if manifest == path || !manifest.is_file() {
+        return Ok(None);
+    }
+    // An empty one says nothing, and cannot be opened as a disk.
+    if std::fs::metadata(&manifest).is_ok_and(|found| found.len() == 0) {
+        return Ok(None);
+    }
+    let (file, _) = open_file(&manifest)?;
+    let len = file.size();
+    checksums(&file, &manifest, 0, len).map(Some).map_err(|error| error.of(&manifest))
+}
+
+fn checksums(file: &dyn ReadAt, path: &Path, start: u64, len: u64) -> std::result::Result<Checksums, DiskError> {
+    if len > MANIFEST_BYTES_MAX {
+        return Err(DiskError::damaged(start, format!("a manifest of {len} bytes")));
+    }
+    let bytes = file.read_vec(start, usize::try_from(len).unwrap_or_default())?;
+    Ok(Checksums::parse(path, &String::from_utf8_lossy(&bytes)))
+}
+
+fn open_ova(
+    file: Arc<dyn Contents>,
+    opened: &OpenedFile,
+    path: &Path,
+    how: &How,
+    progress: &Progress,
+) -> Result<Appliance> {
+    let archive = read_ova(&file, path, how.format, progress)?;
+    let mut remarks = archive.remarks;
+    let disk = |found: ArchivedDisk| -> Result<Opened> {
+        let identity = identity::of_new_file(found.place.clone(), found.disk.contents.size());
+        let remarks = std::mem::take(&mut remarks);
+        let disk = finish(found.disk, found.format, identity, vec![opened.clone()], remarks, how);
+        disk.map_err(|error| error.of(&found.place))
     };
-    Ok(Appliance { disks: ovf.disks.iter().map(disk).collect::<Result<_>>()?, name: ovf.name })
+    Ok(Appliance { disks: archive.disks.into_iter().map(disk).collect::<Result<_>>()?, name: archive.name })
+}
+
+/// A virtual machine in an OVA.
+pub struct Archive {
+    /// What it is called.
+    pub name: Option<String>,
+    /// Its disks, in order.
+    pub disks: Vec<ArchivedDisk>,
+    /// What should be known about it.
+    pub remarks: Vec<String>,
+}
+
+/// A disk in an OVA.
+pub struct ArchivedDisk {
+    /// The path of the archive and the disk's name in it.
+    pub place: PathBuf,
+    /// What it was found to be.
+    pub format: Format,
+    /// The disk.
+    pub disk: Disk,
+}
+
+/// Reads the OVA `file`, which is at `path`; its disks are of `format`, or of what their content says.
+///
+/// # Errors
+/// As [`open_appliance`].
+pub fn read_ova(file: &Arc<dyn Contents>, path: &Path, format: Option<Format>, progress: &Progress) -> Result<Archive> {
+    let members = members(&**file).map_err(|error| error.of(path))?;
+    let first = members.first().ok_or_else(|| DiskError::damaged(0, "an archive of nothing").of(path))?;
+    let ovf = descriptor(&**file, first.start, first.len).map_err(|error| error.of(path))?;
+    let mut wanted = vec![first];
+    for name in &ovf.disks {
+        let missing = || Error::damaged(path.display().to_string(), 0, format!("its disk {name} is not in it"));
+        wanted.push(members.iter().find(|member| member.name == *name).ok_or_else(missing)?);
+    }
+    let mut remarks = Vec::new();
+    if let Some(manifest) = manifest(&members, first) {
+        let place = path.join(&manifest.name);
+        let checksums = checksums(&**file, &place, manifest.start, manifest.len).map_err(|error| error.of(path))?;
+        let mut parts: Vec<(String, Part)> = Vec::new();
+        for member in &wanted {
+            // Several disks may be in one file.
+            if parts.iter().all(|(_, part)| part.start != member.start) {
+                parts.push((member.name.clone(), Part::of(file, member)));
+            }
+        }
+        remarks = checksums.check(&parts, progress)?;
+    }
+    let disk = |member: &&Member| -> Result<ArchivedDisk> {
+        let place = path.join(&member.name);
+        let part = Part::of(file, member);
+        let format = format.map_or_else(|| detect(&part), Ok).map_err(|error| error.of(&place))?;
+        let disk = read_with(Box::new(part), format, &Alone, &Arc::default()).map_err(|error| error.of(&place))?;
+        Ok(ArchivedDisk { place, format, disk })
+    };
+    let disks = wanted.iter().skip(1).map(disk).collect::<Result<_>>()?;
+    Ok(Archive { name: ovf.name, disks, remarks })
+}
+
+/// The manifest of an archive that begins with the descriptor `first`: the one with its name, else any.
+fn manifest<'a>(members: &'a [Member], first: &Member) -> Option<&'a Member> {
+    let stem_of = |name: &str| Some(name.get(..name.len().checked_sub(3)?)?.to_ascii_lowercase());
+    let is_manifest = |member: &&Member| member.name.to_ascii_lowercase().ends_with(".mf");
+    let stem = first.name.get(..first.name.len().saturating_sub(4)).map(str::to_ascii_lowercase);
+    let mut found = members.iter().filter(is_manifest);
+    let named = found.clone().find(|member| stem_of(&member.name) == stem);
+    named.or_else(|| found.next())
 }
 
 fn descriptor(file: &dyn ReadAt, start: u64, len: u64) -> std::result::Result<Ovf, DiskError> {
@@ -143,9 +253,15 @@ fn octal(bytes: Option<&[u8]>) -> Option<u64> {
 
 /// A file within an archive.
 struct Part {
-    file: Arc<SourceDisk>,
+    file: Arc<dyn Contents>,
     start: u64,
     len: u64,
+}
+
+impl Part {
+    fn of(file: &Arc<dyn Contents>, member: &Member) -> Self {
+        Self { file: Arc::clone(file), start: member.start, len: member.len }
+    }
 }
 
 impl ReadAt for Part {

@@ -6,6 +6,7 @@
 mod appliance;
 pub mod blocks;
 mod cache;
+mod checksums;
 mod contents;
 mod detect;
 mod error;
@@ -23,7 +24,7 @@ pub mod vhd;
 pub mod vhdx;
 pub mod vmdk;
 
-pub use appliance::{Appliance, is_appliance, open_appliance};
+pub use appliance::{Appliance, Archive, ArchivedDisk, is_appliance, open_appliance, read_ova};
 pub use contents::{Contents, Disk, Neighbours};
 pub use detect::detect;
 pub use error::DiskError;

@@ -4,7 +4,12 @@
 //!
 //! Source: DMTF DSP0243, sections 7.1 (`References`), 9.1 (`DiskSection`), 7.2 (`VirtualSystem`).
 
+use std::collections::HashMap;
+
 use super::error::DiskError;
+
+/// More than any hypervisor gives a machine.
+const DISKS_MAX: usize = 256;
 
 /// What a descriptor says.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -30,6 +35,13 @@ impl Ovf {
     pub(super) fn parse(text: &str) -> Result<Self, DiskError> {
         let tags = tags(text);
         let mut this = Self::default();
+        // What of the same name comes first counts.
+        let mut files: HashMap<String, &Tag<'_>> = HashMap::new();
+        for tag in tags.iter().filter(|tag| tag.0 == "File") {
+            if let Some(id) = attribute(tag, "id") {
+                files.entry(id).or_insert(tag);
+            }
+        }
         for tag in &tags {
             match tag.0 {
                 "VirtualSystemCollection" => {
@@ -39,8 +51,7 @@ impl Ovf {
                 // A disk without a file is empty.
                 "Disk" => {
                     let Some(file) = attribute(tag, "fileRef") else { continue };
-                    let of_disk = |tag: &&Tag<'_>| tag.0 == "File" && attribute(tag, "id").as_ref() == Some(&file);
-                    let found = tags.iter().find(of_disk).and_then(|tag| Some((tag, attribute(tag, "href")?)));
+                    let found = files.get(&file).and_then(|tag| Some((*tag, attribute(tag, "href")?)));
                     let Some((tag, name)) = found else {
                         return Err(DiskError::damaged(
                             0,
@@ -54,6 +65,9 @@ impl Ovf {
                         return Err(DiskError::unsupported(format!(
                             "its disk {name} is compressed as a file, or in pieces; export it without"
                         )));
+                    }
+                    if this.disks.len() == DISKS_MAX {
+                        return Err(DiskError::unsupported(format!("it has more than {DISKS_MAX} disks")));
                     }
                     this.disks.push(name);
                 }
@@ -117,6 +131,8 @@ mod tests {
         assert_eq!(found, Ovf { name: Some("vm".into()), disks: vec!["a & b.vmdk".into(), "b.vmdk".into()] });
         assert!(Ovf::parse(&text.replace("file2\" ovf:size", "other\" ovf:size")).is_err());
         assert!(Ovf::parse("<Envelope/>").is_err());
+        let many = format!(r#"<File href="a" id="f"/>{}"#, r#"<Disk fileRef="f"/>"#.repeat(DISKS_MAX + 1));
+        assert!(Ovf::parse(&many).unwrap_err().to_string().contains("more than 256 disks"));
         for end in 0..text.len() {
             let _ = Ovf::parse(text.get(..end).unwrap_or_default());
         }

@@ -7,12 +7,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use imager::extent::{Extent, ExtentSet};
-use imager::fs::inspect;
+use imager::fs::{Note, inspect};
 use imager::read_at::ReadAt;
 
 use crate::fs_ntfs;
 use crate::support::{run, sh};
 
+#[path = "../../fuzz/entries/appliance.rs"]
+pub(crate) mod appliance;
 #[path = "../../fuzz/entries/block_map.rs"]
 mod block_map;
 #[path = "../../fuzz/entries/bytes_of.rs"]
@@ -23,10 +25,16 @@ mod config;
 mod files;
 #[path = "../../fuzz/entries/filesystem.rs"]
 mod filesystem;
+#[path = "../../fuzz/entries/import_text.rs"]
+pub(crate) mod import_text;
 #[path = "../../fuzz/entries/index.rs"]
 mod index;
 #[path = "../../fuzz/entries/manifest.rs"]
 mod manifest;
+#[path = "../../fuzz/entries/mend.rs"]
+mod mend;
+#[path = "../../fuzz/entries/nbd.rs"]
+pub(crate) mod nbd;
 #[path = "../../fuzz/entries/pack.rs"]
 mod pack;
 #[path = "../../fuzz/entries/partclone.rs"]
@@ -36,7 +44,7 @@ mod table;
 #[path = "../../fuzz/entries/vm_disk.rs"]
 mod vm_disk;
 #[path = "../../fuzz/entries/volume.rs"]
-mod volume;
+pub(crate) mod volume;
 
 pub(crate) fn corpus(target: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target)
@@ -100,6 +108,21 @@ fn partclone_corpus() {
 #[test]
 fn vm_disk_corpus() {
     replay("vm_disk", vm_disk::run);
+}
+
+#[test]
+fn nbd_corpus() {
+    replay("nbd", nbd::run);
+}
+
+#[test]
+fn import_text_corpus() {
+    replay("import_text", import_text::run);
+}
+
+#[test]
+fn appliance_corpus() {
+    replay("appliance", appliance::run);
 }
 
 /// Changed images whose headers' checksums are right again: what lies behind those is reached.
@@ -181,11 +204,30 @@ fn make_partclone_seeds() {
 #[test]
 fn seeds_are_understood() {
     for (name, kind) in SEEDS.map(|seed| (seed.name, seed.kind)) {
-        let seed = fs::read(corpus("filesystem").join(name)).unwrap();
+        let mut seed = fs::read(corpus("filesystem").join(name)).unwrap();
+        seed[3] &= 0x7F;
         let found = inspect(&volume::PatchedVolume::decode(&seed));
         assert_eq!(found.kind, kind, "{name}");
         assert!(found.used.total() < found.size, "{name} is read whole: {:?}", found.notes);
     }
+}
+
+/// What the log says is taken into account, also when it says something else and a checksum of it is made right.
+#[test]
+fn the_seed_with_a_dirty_xfs_reaches_its_replay() {
+    let mut seed = fs::read(corpus("filesystem").join("xfs-recover")).unwrap();
+    seed[3] &= 0x7F;
+    let mut volume = volume::PatchedVolume::decode(&seed);
+    assert!(matches!(&*inspect(&volume).notes, [Note::Dirty { .. }]));
+    let whole = volume.read_vec(0, usize::try_from(volume.size()).unwrap()).unwrap();
+    let is_record = |at: &usize| whole[*at..].starts_with(&0xFEED_BABE_u32.to_be_bytes());
+    let records: Vec<usize> = (0..whole.len()).step_by(512).filter(is_record).collect();
+    for at in &records {
+        volume.put(*at as u64 + 32, vec![0; 4]);
+    }
+    assert!(matches!(&*inspect(&volume).notes, [Note::ReadWhole { .. }]), "the checksums count");
+    mend::mend_xfs_log(&mut volume);
+    assert!(matches!(&*inspect(&volume).notes, [Note::Dirty { .. }]));
 }
 
 /// A volume that notes what is read from it.
@@ -225,7 +267,7 @@ fn seed_of_what_is_read(image: &Path, look: impl FnOnce(Arc<Watched>)) -> Vec<u8
 }
 
 /// Encodes what is in `read` of a volume.
-fn encode(bytes: &[u8], read: &ExtentSet) -> Vec<u8> {
+pub(crate) fn encode(bytes: &[u8], read: &ExtentSet) -> Vec<u8> {
     let read = read.aligned_outward(UNIT as u64, bytes.size());
     let mut seed = u32::try_from(bytes.len()).unwrap().to_le_bytes().to_vec();
     let mut patches: Vec<(usize, Vec<u8>)> = Vec::new();
@@ -273,7 +315,7 @@ const fn seed(name: &'static str, kind: &'static str, size: u64, make: &'static 
     Seed { name, kind, make, size }
 }
 
-const SEEDS: [Seed; 17] = [
+const SEEDS: [Seed; 18] = [
     seed("ext2", "ext2", 1 << 20, "mkfs.ext2 -q -F -b 1024 -L seed -d /etc/default $1"),
     seed("ext3", "ext3", 4 << 20, "mkfs.ext3 -q -F -b 1024 $1"),
     seed(
@@ -300,6 +342,15 @@ const SEEDS: [Seed; 17] = [
         "mkfs.xfs -q -f --unsupported -b size=1024 -d agcount=2 $1; mkdir $1.mnt; mount $1 $1.mnt
         head -c 2M /dev/zero >$1.mnt/file; holes=(); for ((i = 0; i < 600; i++)); do
         holes+=(-c \"fpunch $((i * 2048)) 1024\"); done; sync; xfs_io \"${holes[@]}\" $1.mnt/file; umount $1.mnt; xfs_repair -L $1",
+    ),
+    // Its last changes are in its log alone.
+    seed(
+        "xfs-recover",
+        "xfs",
+        32 << 20,
+        "mkfs.xfs -q -f --unsupported -d agcount=2 $1; mkdir $1.mnt; mount -o wsync $1 $1.mnt
+        mkdir $1.mnt/a; for i in 1 2 3 4 5 6 7 8; do echo x >$1.mnt/a/$i; done; rm $1.mnt/a/2 $1.mnt/a/5
+        xfs_io -x -c 'shutdown -f' $1.mnt; umount $1.mnt",
     ),
     seed("fat12", "vfat", 1440 << 10, "mkfs.fat -F 12 -n SEED $1; mcopy -s -i $1 /etc/default ::"),
     seed("fat16", "vfat", 12 << 20, "mkfs.fat -F 16 $1; mcopy -s -i $1 /etc/default ::"),
@@ -395,6 +446,15 @@ fn seeds_of_files_are_understood() {
     }
 }
 
+/// Makes those records of an XFS' log zeros that only say that nothing was written there yet, which zeros say, too: the
+/// kernel fills two megabytes with them.
+fn forget_empty_records(image: &Path) {
+    let mut bytes = fs::read(image).unwrap();
+    let empty = [0xFEED_BABE_u32.to_be_bytes(), [0; 4]].concat();
+    bytes.chunks_mut(512).filter(|block| block.starts_with(&empty)).for_each(|block| block.fill(0));
+    fs::write(image, bytes).unwrap();
+}
+
 #[test]
 #[ignore = "writes the corpus"]
 fn make_seeds() {
@@ -407,7 +467,16 @@ fn make_seeds() {
         if seed.name == "ntfs-attribute-list" {
             fs_ntfs::shut_down_cleanly(&image, 512);
         }
-        fs::write(corpus("filesystem").join(seed.name), seed_of(&image)).unwrap();
+        let is_dirty_xfs = seed.name == "xfs-recover";
+        if is_dirty_xfs {
+            forget_empty_records(&image);
+        }
+        let mut bytes = seed_of(&image);
+        if is_dirty_xfs {
+            // The target makes the log's checksums right.
+            bytes[3] |= 0x80;
+        }
+        fs::write(corpus("filesystem").join(seed.name), bytes).unwrap();
     }
 }
 
@@ -423,7 +492,7 @@ const VM_DISKS: [(&str, &str, &str); 14] = [
     ("vmdk-flat", "-f vmdk -o subformat=monolithicFlat", "write -P 7 8k 12k"),
     ("vmdk-stream", "-f vmdk -o subformat=streamOptimized", "write -P 7 64k 64k"),
     ("vhdx", "-f vhdx -o block_size=1M", "write -P 7 8k 12k"),
-    ("vhdx-log", "-f vhdx -o block_size=1M", "write -P 7 8k 12k' -c 'abort"),
+    ("vhdx-log", "-f vhdx -o block_size=1M", "write -P 7 8k 12k"),
     ("vhd", "-f vpc", "write -P 7 8k 12k"),
     ("vhd-fixed", "-f vpc -o subformat=fixed,force_size=on", "write -P 7 8k 12k"),
     ("vdi", "-f vdi", "write -P 7 8k 12k"),
@@ -443,10 +512,17 @@ fn make_vm_disk_seeds() {
         if write != "info" {
             sh(&format!("qemu-io -f {format} -c '{write}' {path} || true"));
         }
-        let bytes = fs::read(&file).unwrap();
+        let mut bytes = fs::read(&file).unwrap();
+        if name == "vhdx-log" {
+            // However QEMU ends, it carries out its log at once, and says then that it is empty.
+            crate::vm_disk::with_open_log(&mut bytes, 1, 0);
+            let table = usize::try_from(crate::vm_disk::block_table(&bytes)).unwrap();
+            bytes[table..table + 8].fill(0);
+        }
         let seed = encode(&bytes, &ExtentSet::whole(bytes.size()));
-        // The first byte lets the content choose the format.
-        fs::write(corpus("vm_disk").join(name), [&[0xFF][..], &seed].concat()).unwrap();
+        // The first byte lets the content choose the format; one of them makes checksums right, too.
+        let choice = if name == "vhdx-log" { 0xFE } else { 0xFF };
+        fs::write(corpus("vm_disk").join(name), [&[choice][..], &seed].concat()).unwrap();
     }
 }
 
@@ -486,4 +562,28 @@ fn disk_file_seeds_are_understood() {
         let found = imager::vm_disk::detect(&volume::PatchedVolume::decode(&seed[1..])).unwrap();
         assert!(name.starts_with(found.name()), "{name}: {found}");
     }
+}
+
+/// What the log of the seed says is carried out: the table of blocks in the file is empty, and the block is there.
+#[test]
+fn the_seed_with_a_log_reaches_its_replay() {
+    let seed = fs::read(corpus("vm_disk").join("vhdx-log")).unwrap();
+    let file = volume::PatchedVolume::decode(&seed[1..]);
+    let whole = file.read_vec(0, usize::try_from(file.size()).unwrap()).unwrap();
+    let table = usize::try_from(crate::vm_disk::block_table(&whole)).unwrap();
+    assert_eq!(whole[table..table + 8], [0; 8]);
+    let disk = vm_disk::disk_in(&seed).unwrap();
+    assert!(disk.notes[0].contains("what its log says was carried out in memory"), "{:?}", disk.notes);
+    assert!(disk.contents.read_vec(8 << 10, 12 << 10).unwrap().iter().all(|&byte| byte == 7));
+    // Also when a checksum of it is wrong, which is made right: a change that fuzzing makes comes so far.
+    let at = seed.windows(4).position(|word| word == b"loge").unwrap();
+    let mut changed = seed.clone();
+    changed[at + 5] ^= 1;
+    assert!(vm_disk::disk_in(&changed).is_some_and(|disk| disk.notes == disk_notes(&seed)));
+    changed[0] = 0xFF;
+    assert!(vm_disk::disk_in(&changed).is_none());
+}
+
+fn disk_notes(seed: &[u8]) -> Vec<String> {
+    vm_disk::disk_in(seed).unwrap().notes
 }

@@ -229,3 +229,57 @@ fn exported_machines_are_imported() {
     fs::write(&ova, &bytes[..bytes.len() / 2]).unwrap();
     assert!(imager.fails(4, &["import", text(&ova)]).contains("it is cut off"));
 }
+
+/// The place of a file in a tar, behind its header.
+fn place_in_tar(tar: &[u8], name: &str) -> usize {
+    let header =
+        tar.chunks(512).position(|record| record.starts_with(name.as_bytes()) && record[257..].starts_with(b"ustar"));
+    (header.unwrap() + 1) * 512
+}
+
+#[test]
+fn an_exported_machine_is_checked_by_its_manifest() {
+    let dir = Scratch::new();
+    let raw = disk(&dir, 512);
+    let imager = Imager::init(&dir.path("repository"));
+    imager.capture(&raw, &["--name", "web1"]);
+    let expected = roots(&latest(&dir));
+    let ova = dir.path("web1.ova");
+    imager.ok(&["export", "latest", "-o", text(&ova)]);
+    let ran = imager.run(&["import", text(&ova)]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(roots(&latest(&dir)) == expected && !ran.err.contains("checksum"), "{ran:?}");
+    // A byte of the disk, or of the descriptor, is another.
+    let good = content(&ova);
+    let taken = latest(&dir).created;
+    let refused = |name: &str, at: usize| {
+        let mut bytes = good.clone();
+        bytes[place_in_tar(&good, name) + at] ^= 1;
+        fs::write(&ova, bytes).unwrap();
+        imager.fails(4, &["import", text(&ova)])
+    };
+    for (name, at) in [("web1-disk0.vmdk", 70_000), ("web1.ovf", 10)] {
+        let error = refused(name, at);
+        let place = format!("web1.ova/{name} is damaged");
+        let words = [&*place, "its SHA256 is", "web1.ova/web1.mf says", "export the machine again", "`tar -xf`"];
+        assert!(words.iter().all(|words| error.contains(words)), "{error}");
+    }
+    assert_eq!(latest(&dir).created, taken, "nothing was taken");
+    // As files beside each other, with sums of several kinds; and without any.
+    fs::write(&ova, &good).unwrap();
+    run("tar", ["-xf", text(&ova), "-C", text(dir.root())]);
+    let (descriptor, manifest) = (dir.path("web1.ovf"), dir.path("web1.mf"));
+    let sum = |tool: &str| run(tool, [text(&dir.path("web1-disk0.vmdk"))]).split(' ').next().unwrap().to_owned();
+    for (kind, tool) in [("SHA1", "sha1sum"), ("SHA256", "sha256sum"), ("SHA512", "sha512sum")] {
+        fs::write(&manifest, format!("{kind} (web1-disk0.vmdk) = {}\r\n", sum(tool).to_uppercase())).unwrap();
+        let ran = imager.run(&["import", text(&descriptor)]);
+        assert!(ran.code == 0 && ran.err.contains("web1.mf has no checksum of web1.ovf"), "{ran:?}");
+        assert!(roots(&latest(&dir)) == expected);
+        fs::write(&manifest, format!("{kind}(web1-disk0.vmdk)= {}\n", sum(tool).replace(['0', '1'], "f"))).unwrap();
+        let error = imager.fails(4, &["import", text(&descriptor)]);
+        assert!(error.contains(&format!("web1-disk0.vmdk is damaged at byte 0: its {kind} is")), "{error}");
+    }
+    fs::remove_file(&manifest).unwrap();
+    let ran = imager.run(&["import", text(&descriptor)]);
+    assert!(ran.code == 0 && !ran.err.contains("checksum"), "{ran:?}");
+}

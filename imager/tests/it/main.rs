@@ -24,6 +24,7 @@ mod fs_swap;
 mod fs_xfs;
 mod fuzz_replay;
 mod fuzz_seeds;
+mod fuzz_words;
 mod golden;
 mod guest;
 mod hostile_repository;

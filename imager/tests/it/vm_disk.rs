@@ -306,7 +306,7 @@ fn a_vhdx_has_more_blocks_than_one_bitmap() {
 }
 
 /// Where the table of blocks of a VHDX begins: what its table of regions says behind the GUID.
-fn block_table(vhdx: &[u8]) -> u64 {
+pub(crate) fn block_table(vhdx: &[u8]) -> u64 {
     let id = [0x66, 0x77, 0xC2, 0x2D, 0x23, 0xF6, 0x00, 0x42, 0x9D, 0x64, 0x11, 0x5E, 0x9B, 0xFD, 0x4A, 0x08];
     let regions = &vhdx[192 << 10..256 << 10];
     let at = regions.windows(16).position(|window| window == id).unwrap();
@@ -318,9 +318,9 @@ fn crc32c(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!0, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), step))
 }
 
-/// Makes the log of a VHDX as it is when its writer dies before it has carried out any of it: the three entries that
-/// QEMU has left are one sequence, which begins `rotated` bytes into the log.
-fn with_open_log(vhdx: &mut [u8], rotated: usize) {
+/// Makes the log of a VHDX as it is when its writer dies before it has carried out any of it: the `entries` that QEMU
+/// has left are one sequence, which begins `rotated` bytes into the log.
+pub(crate) fn with_open_log(vhdx: &mut [u8], entries: usize, rotated: usize) {
     const LOG: usize = 1 << 20;
     let id = [7; 16];
     let seal = |part: &mut [u8]| {
@@ -328,7 +328,7 @@ fn with_open_log(vhdx: &mut [u8], rotated: usize) {
         let crc = crc32c(part).to_le_bytes();
         part[4..8].copy_from_slice(&crc);
     };
-    for entry in 0..3 {
+    for entry in 0..entries {
         let entry = &mut vhdx[LOG + entry * 8192..][..8192];
         assert!(entry.starts_with(b"loge"));
         entry[12..16].copy_from_slice(&u32::try_from(rotated).unwrap().to_le_bytes());
@@ -355,7 +355,7 @@ fn a_vhdx_that_was_not_closed_is_read_with_its_log() {
     // At the log's beginning, and around its end.
     for rotated in [0, (1 << 20) - 12288] {
         let mut bytes = closed.clone();
-        with_open_log(&mut bytes, rotated);
+        with_open_log(&mut bytes, 3, rotated);
         // What the log says was not carried out: the entries of the table are still zeros.
         let table = block_table(&bytes);
         for block in [3, 10, 11] {

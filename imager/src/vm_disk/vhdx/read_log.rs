@@ -18,6 +18,9 @@ const ENTRY_HEADER: usize = 64;
 const DESCRIPTOR: usize = 32;
 /// Logs are 1 MiB; the format has no bound.
 const LOG_BYTES_MAX: u64 = 64 << 20;
+/// So many times the bytes of a log are summed, at most, to find its entries: one that was written whole is summed once
+/// or twice, and of those that a newer one was written over there are few.
+const SUMMED_MAX: u64 = 16;
 
 /// A file with the changes of its log.
 pub(super) struct Replayed {
@@ -73,12 +76,16 @@ struct Entry {
     last: u64,
 }
 
-/// The entry at byte `at` of the log, when it holds.
-fn entry_at(ring: &[u8], at: usize, log: &Log) -> Option<Entry> {
+/// The entry at byte `at` of the log, when it holds. `left` is how many bytes may still be summed.
+fn entry_at(ring: &[u8], at: usize, log: &Log, left: &mut u64) -> Option<Entry> {
     let head = ring.get(at..at.checked_add(ENTRY_HEADER)?)?;
     let le32 = |at| field::le32(head, at).and_then(|n| usize::try_from(n).ok());
     let len = le32(8)?;
     if !head.starts_with(b"loge") || head.get(32..48)? != log.id || len == 0 || len % SECTOR != 0 || len > ring.len() {
+        return None;
+    }
+    *left = left.saturating_sub(len as u64);
+    if *left == 0 {
         return None;
     }
     let (first, rest) = (ring.len() - at, len.saturating_sub(ring.len() - at));
@@ -104,16 +111,17 @@ fn entry_at(ring: &[u8], at: usize, log: &Log) -> Option<Entry> {
 fn sequence(ring: &[u8], log: &Log) -> Option<Vec<Entry>> {
     let mut newest: Option<(u64, usize, usize)> = None;
     let mut starts = 0;
+    let mut left = SUMMED_MAX * ring.len() as u64;
     // Each start is looked at once: a run that begins within another is a part of it.
     while starts < ring.len() {
-        let Some(first) = entry_at(ring, starts, log) else {
+        let Some(first) = entry_at(ring, starts, log, &mut left) else {
             starts += SECTOR;
             continue;
         };
         let (mut head, mut number, mut tail, mut len) = (starts, first.number, first.tail, first.bytes.len());
         let mut passed = len;
         while passed < ring.len()
-            && let Some(next) = entry_at(ring, (head + len) % ring.len(), log)
+            && let Some(next) = entry_at(ring, (head + len) % ring.len(), log, &mut left)
             && Some(next.number) == number.checked_add(1)
             && passed + next.bytes.len() <= ring.len()
         {
@@ -130,7 +138,7 @@ fn sequence(ring: &[u8], log: &Log) -> Option<Vec<Entry>> {
     let mut entries: Vec<Entry> = Vec::new();
     let (mut at, mut passed) = (tail, 0);
     loop {
-        let entry = entry_at(ring, at, log).filter(|_| at.is_multiple_of(SECTOR))?;
+        let entry = entry_at(ring, at, log, &mut left).filter(|_| at.is_multiple_of(SECTOR))?;
         if entries.last().is_some_and(|last| last.number.checked_add(1) != Some(entry.number)) {
             return None;
         }
@@ -212,5 +220,35 @@ impl Contents for Replayed {
     fn data_extents(&self) -> Result<ExtentSet, DiskError> {
         let sectors: ExtentSet = self.sectors.keys().map(|at| Extent::new(*at, SECTOR as u64)).collect();
         Ok(self.file.data_extents()?.union(&sectors))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(ring: &mut [u8], at: usize, len: usize) {
+        let len = u32::try_from(len).unwrap();
+        ring[at..at + 4].copy_from_slice(b"loge");
+        ring[at + 8..at + 12].copy_from_slice(&len.to_le_bytes());
+        ring[at + 12..at + 16].copy_from_slice(&u32::try_from(at).unwrap().to_le_bytes());
+        ring[at + 32..at + 48].fill(7);
+    }
+
+    #[test]
+    fn claims_without_end_are_not_summed_without_end() {
+        let log = Log { id: [7; 16], offset: 0, len: 64 * SECTOR as u64 };
+        let found = |claims: usize| {
+            let mut ring = vec![0; 64 * SECTOR];
+            for number in 0..claims {
+                put(&mut ring, number * SECTOR, 64 * SECTOR);
+            }
+            let last = 63 * SECTOR;
+            put(&mut ring, last, SECTOR);
+            let sum = checksum(&ring[last..], 4);
+            ring[last + 4..last + 8].copy_from_slice(&sum.to_le_bytes());
+            sequence(&ring, &log).map(|entries| entries.len())
+        };
+        assert_eq!((found(0), found(10), found(63)), (Some(1), Some(1), None));
     }
 }
