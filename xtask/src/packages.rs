@@ -25,6 +25,7 @@ pub(crate) const TESTS: &[&str] = &[
     "libnbd-bin",
     "kmod",
     "libarchive-tools",
+    "libxml2-utils",
     "lvm2",
     "lz4",
     "ovmf",

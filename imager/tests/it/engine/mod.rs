@@ -95,7 +95,7 @@ pub(crate) fn disks() -> &'static [TestDisk; 3] {
         let mut put = |name: &str, len: usize| std::fs::write(files.join(name), random.bytes(len)).unwrap();
         [0, 1, 2].map(|day| {
             if day == 0 {
-                put("stays", 1800 << 10);
+                put("stays", 2600 << 10);
                 put("below/goes", 300 << 10);
                 put("below/small", 5000);
                 std::fs::write(files.join("text"), "packs well\n".repeat(9000)).unwrap();
@@ -104,14 +104,14 @@ pub(crate) fn disks() -> &'static [TestDisk; 3] {
                 put(&format!("below/day {day}"), 200 << 10);
             }
             sh(&format!(
-                "cd {root}; rm -f disk ext fat; truncate -s 8M disk; truncate -s 4M ext; truncate -s 2M fat
-                 printf 'label: gpt\\nlabel-id: 5E1F0000-0000-4000-8000-000000000001\\nstart=2048,size=8192\\n\
-                 start=10240,size=4096,type=uefi\\n' | sfdisk -q disk
+                "cd {root}; rm -f disk ext fat; truncate -s 9M disk; truncate -s 5M ext; truncate -s 2M fat
+                 printf 'label: gpt\\nlabel-id: 5E1F0000-0000-4000-8000-000000000001\\nstart=2048,size=10240\\n\
+                 start=12288,size=4096,type=uefi\\n' | sfdisk -q disk
                  mkfs.ext4 -q -d files -U 5e1f0000-0000-4000-8000-000000000002 \
                  -E hash_seed=5e1f0000-0000-4000-8000-000000000003 ext
                  mkfs.fat -i 5E1F0004 fat >/dev/null; mcopy -i fat files/below/* ::/
                  dd if=ext of=disk bs=1M seek=1 conv=notrunc status=none
-                 dd if=fat of=disk bs=1M seek=5 conv=notrunc status=none",
+                 dd if=fat of=disk bs=1M seek=6 conv=notrunc status=none",
                 root = scratch.root().display()
             ));
             TestDisk::new(std::fs::read(&disk).unwrap())
