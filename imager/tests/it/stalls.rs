@@ -22,7 +22,7 @@ use crate::engine::{
 };
 
 /// Far more than all buffers and queues hold.
-const DISK_BYTES: u64 = 48 << 20;
+const DISK_BYTES: u64 = 60 << 20;
 const LIMIT: Duration = Duration::from_secs(60);
 
 fn noise() -> FaultDisk {
