@@ -14,7 +14,7 @@ use super::blocks::Blocks;
 use crate::disk::identity::{Identity, of_new_file};
 use crate::disk::target::{Replace, Target, TargetDisk};
 use crate::error::{Error, Result};
-use crate::extent::Extent;
+use crate::extent::{Extent, ExtentSet};
 use crate::read_at::{ReadAt, check_range};
 
 /// Takes bytes of tables and where in the file they go.
@@ -196,6 +196,17 @@ impl Target for DiskFile {
                 None => Err(io::Error::other("there is no place for data where none was expected")),
             }
         })
+    }
+
+    fn reserve(&self, extents: &ExtentSet) -> io::Result<()> {
+        let mut places = ExtentSet::new();
+        for extent in extents.iter() {
+            self.for_each_stretch(extent, &mut |stretch, place| {
+                place.into_iter().for_each(|place| places.insert(Extent::new(place, stretch.len)));
+                Ok(())
+            })?;
+        }
+        self.file.reserve(&places)
     }
 
     fn zero(&self, extent: Extent) -> io::Result<()> {
