@@ -11,7 +11,7 @@ pub mod options;
 pub mod programs;
 
 use std::ffi::OsString;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, mpsc};
@@ -301,7 +301,7 @@ impl Running {
                     part.push(".part");
                     std::fs::read(&files.variables)
                         .map(|empty| disks.new_variables(empty, &hardware, &mut warnings))
-                        .and_then(|bytes| std::fs::write(&part, bytes))
+                        .and_then(|bytes| write_flushed(Path::new(&part), &bytes))
                         .and_then(|()| std::fs::rename(&part, &own))
                         .map_err(Error::io("copy UEFI's variables to", &own))?;
                 }
@@ -440,6 +440,13 @@ impl Drop for Running {
             self.end();
         }
     }
+}
+
+/// Writes a file that is on the medium when this returns: one that is renamed before that may be empty after a loss of power.
+fn write_flushed(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = std::fs::File::create(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
 }
 
 /// A QEMU that has begun.
