@@ -68,6 +68,12 @@ struct Slots {
     bytes: u64,
 }
 
+impl Slots {
+    fn has(&self, key: Key, slot: &Arc<Slot>) -> bool {
+        self.by_frame.get(&key).is_some_and(|there| Arc::ptr_eq(there, slot))
+    }
+}
+
 impl FrameCache {
     pub(super) fn new(bytes_max: u64) -> Self {
         Self { slots: Mutex::default(), spare: Mutex::default(), bytes_max, clock: AtomicU64::new(0) }
@@ -121,21 +127,30 @@ impl FrameCache {
             Ok(frame) => {
                 let frame = Arc::new(frame);
                 *held = Some(Arc::clone(&frame));
-                drop(held);
-                self.make_room(key, frame.bytes.len().saturating_sub(before) as u64);
+                // While it is held, nobody throws it out before it is counted.
+                self.make_room(key, &slot, frame.bytes.len().saturating_sub(before) as u64);
                 Ok(frame)
             }
             Err(error) => {
                 // The next one tries again.
-                lock(&self.slots).by_frame.remove(&key);
+                let mut slots = lock(&self.slots);
+                if slots.has(key, &slot) {
+                    slots.by_frame.remove(&key);
+                    slots.bytes = slots.bytes.saturating_sub(before as u64);
+                }
                 Err(error)
             }
         }
     }
 
     /// Counts a new frame and throws out those that were not used for longest.
-    fn make_room(&self, new: Key, len: u64) {
+    fn make_room(&self, new: Key, slot: &Arc<Slot>, len: u64) {
         let mut slots = lock(&self.slots);
+        // It may have been thrown out between being found and being filled; another may have taken its place since.
+        slots.by_frame.entry(new).or_insert_with(|| Arc::clone(slot));
+        if !slots.has(new, slot) {
+            return;
+        }
         slots.bytes += len;
         while slots.bytes > self.bytes_max {
             let others = slots.by_frame.iter().filter(|(key, _)| **key != new);
