@@ -22,7 +22,7 @@ use crate::repo::Repository;
 use crate::repo::block_map::Run;
 use crate::repo::index::{IndexedPack, Inventory};
 use crate::repo::manifest::{DISK_BYTES_MAX, Manifest};
-use crate::repo::pack::{Content, FrameEntry, PackId, SessionId, object_name};
+use crate::repo::pack::{Check, Content, FrameEntry, PackId, SessionId, object_name};
 use crate::repo::reader::ChunkReader;
 
 /// A chunk that is wanted at one place. Places are bytes in whatever space the caller has laid out.
@@ -165,6 +165,11 @@ const WORKERS_MIN: usize = 8;
 
 /// Takes what became of a frame.
 pub trait FrameSink: Sync {
+    /// How it is made sure that frames are what was written.
+    fn check(&self) -> Check {
+        Check::Seal
+    }
+
     /// A frame that was read, and its bytes before compression, in memory that direct I/O accepts. The ids of
     /// its chunks are not checked yet.
     ///
@@ -292,7 +297,7 @@ fn open_groups(
             let len = usize::try_from(task.entry.stored_len).unwrap_or(usize::MAX);
             let data = buffer.of_len(task.entry.raw_len_in_memory());
             let opened = match bytes.get_mut(start..start.saturating_add(len)) {
-                Some(sealed) => reader.frame(task.number, task.offset, &task.entry, sealed, data),
+                Some(sealed) => reader.frame(sink.check(), task.number, task.offset, &task.entry, sealed, data),
                 None => Err(Error::damaged(object_name(task.pack), task.offset, "the pack is cut short")),
             };
             match opened {

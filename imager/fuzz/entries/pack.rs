@@ -2,7 +2,7 @@
 
 use imager::Error;
 use imager::repo::config::Hex;
-use imager::repo::pack::{Directory, FOOTER_LEN, HEADER_LEN, PackReader};
+use imager::repo::pack::{Check, Directory, FOOTER_LEN, HEADER_LEN, PackReader};
 use imager::repo::seal::{MasterSecret, SealingKey, Suite, TAG_LEN, counter_nonce};
 
 use super::bytes_of::take;
@@ -59,12 +59,17 @@ pub(crate) fn run(mut data: &[u8]) {
         let end = offset + u64::from(entry.stored_len);
         let mut out = vec![0; entry.raw_len_in_memory()];
         let mut sealed = part(&pack, offset..end).to_vec();
-        match reader.frame(number, offset, entry, &mut sealed, &mut out) {
-            Ok(()) => {}
+        let some = out.len() / 3..out.len() / 2;
+        let part_of_it = reader.part(number, offset, entry, some.clone(), |range| Ok(part(&pack, range)));
+        match reader.frame(Check::Seal, number, offset, entry, &mut sealed, &mut out) {
+            Ok(()) => assert!(part_of_it.unwrap() == out[some], "part of a frame is not what the frame has there"),
             Err(error) => assert!(matches!(error, Error::Damaged { offset: at, .. } if at == offset), "{error}"),
         }
         let mut sealed = part(&pack, offset..end).to_vec();
-        assert!(reader.frame(number + 1, offset, entry, &mut sealed, &mut out).is_err(), "another frame's seal");
+        assert!(
+            reader.frame(Check::Seal, number + 1, offset, entry, &mut sealed, &mut out).is_err(),
+            "another frame's seal"
+        );
     }
 }
 

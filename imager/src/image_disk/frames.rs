@@ -1,9 +1,10 @@
-//! Frames kept decompressed: the ones used last, within a budget. Each is fetched once, however many want it; once
-//! more, when at first only its beginning was wanted and then the rest.
+//! Frames kept decompressed, or a few chunks of them: the ones used last, within a budget. Each is fetched once, however
+//! many want it, unless at first only single chunks of it were wanted.
 //!
 //! Must not know: block maps, disks.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -11,40 +12,65 @@ use super::places::{FramePlace, Place};
 use crate::error::{Error, Result};
 use crate::progress::lock;
 use crate::repo::Repository;
-use crate::repo::pack::{ChunkId, Content, PackId, object_name};
+use crate::repo::pack::{Check, ChunkId, Content, PackId, object_name};
 
 /// How much of a frame is decompressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Depth {
-    /// Up to the end of the chunk that is wanted: half of the work for one who reads here and there.
+    /// Up to the end of the chunk that is wanted, which alone is kept: for one who reads here and there.
     Chunk,
     /// All of it: the neighbours will be wanted, too.
     Frame,
 }
 
-/// A frame's bytes, from its first on, and which of its chunks were found to be what their ids say.
+/// Bytes of a frame, and which of its chunks were found to be what their ids say.
 struct Frame {
+    /// Which of the frame's bytes the first one is.
+    start: usize,
     bytes: Vec<u8>,
     checked: Mutex<HashSet<u32>>,
+}
+
+impl Frame {
+    fn get(&self, range: &Range<usize>) -> Option<&[u8]> {
+        self.bytes.get(range.start.checked_sub(self.start)?..range.end.checked_sub(self.start)?)
+    }
 }
 
 /// A chunk's bytes, within its frame.
 pub(super) struct Chunk {
     frame: Arc<Frame>,
-    range: std::ops::Range<usize>,
+    range: Range<usize>,
 }
 
 impl Chunk {
     pub(super) fn bytes(&self) -> &[u8] {
-        self.frame.bytes.get(self.range.clone()).unwrap_or_default()
+        self.frame.get(&self.range).unwrap_or_default()
     }
 }
 
-/// A place in the cache; locked while its frame is being fetched.
+/// A place in the cache; locked while something of its frame is being fetched.
 #[derive(Default)]
 struct Slot {
-    frame: Mutex<Option<Arc<Frame>>>,
+    held: Mutex<Held>,
     used: AtomicU64,
+}
+
+/// What is there of a frame: all of it, or single chunks.
+#[derive(Default)]
+struct Held(Vec<Arc<Frame>>);
+
+/// So many chunks are taken out of a frame one by one before all of it is decompressed.
+const SINGLE_CHUNKS_MAX: usize = 2;
+
+impl Held {
+    fn find(&self, range: &Range<usize>) -> Option<&Arc<Frame>> {
+        self.0.iter().find(|frame| frame.get(range).is_some())
+    }
+
+    fn len(&self) -> u64 {
+        self.0.iter().map(|frame| frame.bytes.len() as u64).sum()
+    }
 }
 
 type Key = (PackId, u32);
@@ -58,8 +84,8 @@ pub(super) struct FrameCache {
     clock: AtomicU64,
 }
 
-/// Frames whose memory waits for the next: about as many as are fetched at the same time.
-const SPARE_FRAMES: usize = 8;
+/// Frames whose memory waits for the next: about as many as are thrown out of a small cache at once.
+const SPARE_FRAMES: usize = 16;
 
 #[derive(Default)]
 struct Slots {
@@ -98,8 +124,8 @@ impl FrameCache {
         }
         let start = usize::try_from(place.at).unwrap_or(usize::MAX);
         let range = start..start.saturating_add(usize::try_from(place.len).unwrap_or(usize::MAX));
-        let loaded = self.frame(repository, frame, range.end, depth)?;
-        let bytes = loaded.bytes.get(range.clone()).ok_or_else(|| damaged("a chunk reaches behind its frame"))?;
+        let loaded = self.frame(repository, frame, &range, depth)?;
+        let bytes = loaded.get(&range).ok_or_else(|| damaged("a chunk reaches behind its frame"))?;
         if !lock(&loaded.checked).contains(&place.at) {
             if repository.chunk_id(content, [bytes]) != id {
                 return Err(damaged("a chunk is not what its id says"));
@@ -109,26 +135,39 @@ impl FrameCache {
         Ok(Chunk { frame: loaded, range })
     }
 
-    /// The frame at `place`, of which the first `len` bytes are there if it has as many.
-    fn frame(&self, repository: &Repository, place: &FramePlace, len: usize, depth: Depth) -> Result<Arc<Frame>> {
+    /// The frame at `place`, of which the bytes `range` are there if it has them.
+    fn frame(
+        &self,
+        repository: &Repository,
+        place: &FramePlace,
+        range: &Range<usize>,
+        depth: Depth,
+    ) -> Result<Arc<Frame>> {
         let key = (place.pack, place.number);
         let slot = Arc::clone(lock(&self.slots).by_frame.entry(key).or_default());
         slot.used.store(self.clock.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
-        let mut held = lock(&slot.frame);
-        let whole = place.entry.raw_len_in_memory();
-        let before = held.as_ref().map_or(0, |frame| frame.bytes.len());
-        if let Some(frame) = held.as_ref().filter(|frame| frame.bytes.len() >= len.min(whole)) {
+        let mut held = lock(&slot.held);
+        if let Some(frame) = held.find(range) {
             return Ok(Arc::clone(frame));
         }
-        // One that is wanted again is wanted more often than that.
-        let is_enough = depth == Depth::Chunk && before == 0 && len < whole / 4 * 3;
-        let room = lock(&self.spare).pop().unwrap_or_default();
-        match fetch(repository, place, if is_enough { len } else { whole }, room) {
+        let before = held.len();
+        let single = depth == Depth::Chunk && held.0.len() < SINGLE_CHUNKS_MAX;
+        let fetched = if single {
+            fetch_chunk(repository, place, range)
+        } else {
+            // Not locked any more while it is fetched.
+            let room = lock(&self.spare).pop();
+            fetch(repository, place, room.unwrap_or_default())
+        };
+        match fetched {
             Ok(frame) => {
                 let frame = Arc::new(frame);
-                *held = Some(Arc::clone(&frame));
-                // While it is held, nobody throws it out before it is counted.
-                self.make_room(key, &slot, frame.bytes.len().saturating_sub(before) as u64);
+                if !single {
+                    held.0.clear();
+                }
+                held.0.push(Arc::clone(&frame));
+                // While it is locked, nobody throws it out before it is counted.
+                self.make_room(key, &slot, held.len().saturating_sub(before));
                 Ok(frame)
             }
             Err(error) => {
@@ -136,7 +175,7 @@ impl FrameCache {
                 let mut slots = lock(&self.slots);
                 if slots.has(key, &slot) {
                     slots.by_frame.remove(&key);
-                    slots.bytes = slots.bytes.saturating_sub(before as u64);
+                    slots.bytes = slots.bytes.saturating_sub(before);
                 }
                 Err(error)
             }
@@ -152,19 +191,28 @@ impl FrameCache {
             return;
         }
         slots.bytes += len;
-        while slots.bytes > self.bytes_max {
-            let others = slots.by_frame.iter().filter(|(key, _)| **key != new);
-            // One that is being fetched is not counted yet, and not thrown out.
-            let loaded = others.filter_map(|(key, slot)| {
-                let len = slot.frame.try_lock().ok()?.as_ref()?.bytes.len();
-                Some((slot.used.load(Ordering::Relaxed), *key, len as u64))
-            });
-            let Some((_, oldest, len)) = loaded.min_by_key(|(used, ..)| *used) else { break };
+        if slots.bytes <= self.bytes_max {
+            return;
+        }
+        let others = slots.by_frame.iter().filter(|(key, _)| **key != new);
+        // One that is being fetched is not counted yet, and not thrown out.
+        let loaded = others.filter_map(|(key, slot)| {
+            let len = slot.held.try_lock().ok()?.len();
+            (len > 0).then(|| (slot.used.load(Ordering::Relaxed), *key, len))
+        });
+        let mut loaded: Vec<_> = loaded.collect();
+        loaded.sort_unstable_by_key(|(used, ..)| *used);
+        // Some more than there must be: looking for them takes longer than throwing them out.
+        let enough = self.bytes_max - self.bytes_max / 16;
+        for (_, oldest, len) in loaded {
+            if slots.bytes <= enough {
+                break;
+            }
             let gone = slots.by_frame.remove(&oldest);
             slots.bytes = slots.bytes.saturating_sub(len);
-            // Unless somebody still reads from it.
-            let frame = gone.and_then(|slot| slot.frame.try_lock().ok()?.take());
-            if let Some(frame) = frame.and_then(Arc::into_inner) {
+            let frames = gone.and_then(|slot| slot.held.try_lock().ok().map(|mut held| std::mem::take(&mut held.0)));
+            // Unless somebody still reads from it. Whole frames begin where frames begin.
+            for frame in frames.into_iter().flatten().filter_map(Arc::into_inner).filter(|frame| frame.start == 0) {
                 let mut spare = lock(&self.spare);
                 if spare.len() < SPARE_FRAMES {
                     spare.push(frame.bytes);
@@ -174,11 +222,19 @@ impl FrameCache {
     }
 }
 
-fn fetch(repository: &Repository, place: &FramePlace, len: usize, room: Vec<u8>) -> Result<Frame> {
+fn fetch(repository: &Repository, place: &FramePlace, room: Vec<u8>) -> Result<Frame> {
     let end = place.offset + u64::from(place.entry.stored_len);
     let sealed = repository.store().get_range(&object_name(place.pack), place.offset..end)?;
     let mut sealed = sealed.try_into_mut().unwrap_or_else(|shared| bytes::BytesMut::from(&shared[..]));
     let reader = repository.pack_reader(place.pack);
-    let bytes = reader.frame_beginning(place.number, place.offset, &place.entry, &mut sealed, len, room)?;
-    Ok(Frame { bytes, checked: Mutex::default() })
+    let bytes = reader.frame_in(room, Check::Ids, place.number, place.offset, &place.entry, &mut sealed)?;
+    Ok(Frame { start: 0, bytes, checked: Mutex::default() })
+}
+
+fn fetch_chunk(repository: &Repository, place: &FramePlace, range: &Range<usize>) -> Result<Frame> {
+    let name = object_name(place.pack);
+    let read = |range| repository.store().get_range(&name, range);
+    let reader = repository.pack_reader(place.pack);
+    let bytes = reader.part(place.number, place.offset, &place.entry, range.clone(), read)?;
+    Ok(Frame { start: range.start, bytes, checked: Mutex::default() })
 }

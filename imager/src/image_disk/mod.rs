@@ -29,8 +29,12 @@ use crate::repo::block_map::{self, FANOUT, Record, Root, Run, SPAN};
 use crate::repo::manifest::{DiskImage, Manifest};
 use crate::repo::pack::{ChunkId, Content};
 
-/// Who reads no more than this at once may be reading here and there.
+/// Who reads no more than this at once, and nothing near it lately, reads here and there.
 const SMALL_READ_BYTES: usize = 64 << 10;
+/// Near is what may lie in the same frame.
+const NEAR_BYTES: u64 = 2 << 20;
+/// Lately is so many reads ago.
+const LATELY: usize = 16;
 /// Frames that are fetched ahead of a reader that goes forward.
 const AHEAD_BYTES: u64 = 4 << 20;
 /// Less than this is not worth looking for.
@@ -103,6 +107,8 @@ pub struct ImageDisk {
     /// Ascending, without gaps: place on the disk and root of the block map.
     regions: Vec<(Extent, Option<Root>)>,
     spans: Spans,
+    /// Where the last reads were.
+    lately: Mutex<VecDeque<u64>>,
     /// What was fetched ahead last, for each of several readers.
     ahead: Mutex<VecDeque<Extent>>,
 }
@@ -124,6 +130,7 @@ impl ImageDisk {
             sector_size: disk.sector_size,
             regions,
             spans: Spans::default(),
+            lately: Mutex::default(),
             ahead: Mutex::default(),
         }
     }
@@ -147,7 +154,8 @@ impl ImageDisk {
     /// no meaning.
     pub fn read(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
         let wanted = self.within(offset, buf.len() as u64)?;
-        let depth = if buf.len() <= SMALL_READ_BYTES { Depth::Chunk } else { Depth::Frame };
+        let is_near = self.is_near_others(offset);
+        let depth = if buf.len() <= SMALL_READ_BYTES && !is_near { Depth::Chunk } else { Depth::Frame };
         let zeros = |buf: &mut [u8], gap: Extent| {
             range(gap.start - offset, gap.len).and_then(|gap| buf.get_mut(gap)).unwrap_or_default().fill(0)
         };
@@ -174,6 +182,17 @@ impl ImageDisk {
         })?;
         zeros(buf, Extent::between(at, wanted.end()));
         Ok(())
+    }
+
+    /// Whether something near `offset` was read lately; from now on, it was.
+    fn is_near_others(&self, offset: u64) -> bool {
+        let mut lately = lock(&self.lately);
+        let is_near = lately.iter().any(|other| other.abs_diff(offset) <= NEAR_BYTES);
+        if lately.len() == LATELY {
+            lately.pop_front();
+        }
+        lately.push_back(offset);
+        is_near
     }
 
     /// Fetches what a reader that has just read `done` will want next.

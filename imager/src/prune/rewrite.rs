@@ -11,7 +11,7 @@ use crate::repo::Repository;
 use crate::repo::frame;
 use crate::repo::index::IndexedPack;
 use crate::repo::pack::{
-    ChunkEntry, CodedFrame, Content, FrameEntry, Pack, PackBuilder, PackId, RawFrame, SessionId, object_name,
+    Check, ChunkEntry, CodedFrame, Content, FrameEntry, Pack, PackBuilder, PackId, RawFrame, SessionId, object_name,
 };
 
 /// Writes new packs, and puts them into `done` as they reach the store. A frame that is needed as a whole is
@@ -72,7 +72,7 @@ fn needed_part(
     wanted: &[bool],
 ) -> Result<RawFrame> {
     let mut raw = vec![0; entry.raw_len_in_memory()];
-    repository.pack_reader(pack).frame(number, offset, entry, &mut sealed, &mut raw)?;
+    repository.pack_reader(pack).frame(Check::Seal, number, offset, entry, &mut sealed, &mut raw)?;
     let (mut data, mut chunks) = (Vec::new(), Vec::<ChunkEntry>::new());
     let mut at = 0;
     for (chunk, wanted) in entry.chunks.iter().zip(wanted) {

@@ -7,14 +7,14 @@
 use std::cell::RefCell;
 use std::io;
 
-use zstd::stream::raw::{Decoder, InBuffer, Operation, OutBuffer};
+use zstd::stream::raw::{DParameter, Decoder, InBuffer, Operation, OutBuffer};
 
 use super::pack::{Codec, CodedFrame, RawFrame};
 
 thread_local! {
     static COMPRESSOR: RefCell<Option<(zstd::bulk::Compressor<'static>, Vec<u8>)>> = const { RefCell::new(None) };
     static DECOMPRESSOR: RefCell<Option<zstd::bulk::Decompressor<'static>>> = const { RefCell::new(None) };
-    static DECODER: RefCell<Option<Decoder<'static>>> = const { RefCell::new(None) };
+    static PART_TOOLS: RefCell<Option<PartTools>> = const { RefCell::new(None) };
 }
 
 /// Compresses a frame at `level` (1–22); one that does not get smaller stays as it is. The buffer of one
@@ -88,36 +88,94 @@ pub fn decompress(data: &[u8], out: &mut [u8]) -> io::Result<usize> {
     with_decompressor(|decompressor| decompressor.decompress_to_buffer(data, out))
 }
 
-/// The first `len` bytes of what `data` decompresses to; what comes behind them is not decompressed, nor looked at. They
-/// are put into the memory that `room` has, if that is enough.
-///
-/// # Errors
-/// When what is looked at is not zstd, when there are fewer bytes, when there is no memory.
-pub fn decompress_beginning(room: Vec<u8>, data: &[u8], len: usize) -> io::Result<Vec<u8>> {
-    let mut bytes = room;
-    bytes.truncate(len);
-    bytes.try_reserve_exact(len - bytes.len()).map_err(io::Error::other)?;
-    // The decoder wants a slice; only what is new is filled.
-    bytes.resize(len, 0);
-    DECODER.with_borrow_mut(|slot| {
-        let decoder = match slot {
+/// Some of the bytes that a zstd frame decompresses to, taken out while it is fed. What lies before them is decompressed
+/// and forgotten; what lies behind is not looked at.
+pub struct Part {
+    /// There until it is dropped.
+    tools: Option<PartTools>,
+    /// Bytes before the wanted ones.
+    to_skip: usize,
+    wanted: Vec<u8>,
+    /// How many of the wanted ones are there.
+    found: usize,
+}
+
+/// What is kept from one part to the next.
+struct PartTools {
+    decoder: Decoder<'static>,
+    skipped: Vec<u8>,
+}
+
+/// Decompressed and forgotten at once: a block of zstd, which the processor's cache holds.
+const SKIPPED_BYTES: usize = 128 << 10;
+
+impl Part {
+    /// Of the bytes `range`, which somebody has bounded.
+    ///
+    /// # Errors
+    /// When there is no memory.
+    pub fn new(range: std::ops::Range<usize>) -> io::Result<Self> {
+        let mut tools = match PART_TOOLS.take() {
             Some(kept) => kept,
-            None => slot.insert(Decoder::new()?),
+            None => {
+                let mut decoder = Decoder::new()?;
+                // As far back as whole frames may refer: memory for it is only taken as it is filled.
+                decoder.set_parameter(DParameter::WindowLogMax(31))?;
+                PartTools { decoder, skipped: vec![0; SKIPPED_BYTES] }
+            }
         };
-        decoder.reinit()?;
-        let (mut input, mut output) = (InBuffer::around(data), OutBuffer::around(bytes.as_mut_slice()));
-        while output.pos() < len {
-            let before = (input.pos(), output.pos());
-            if decoder.run(&mut input, &mut output)? == 0 || before == (input.pos(), output.pos()) {
-                break;
+        tools.decoder.reinit()?;
+        let mut wanted = Vec::new();
+        wanted.try_reserve_exact(range.len()).map_err(io::Error::other)?;
+        wanted.resize(range.len(), 0);
+        Ok(Self { tools: Some(tools), to_skip: range.start, wanted, found: 0 })
+    }
+
+    /// Takes the next bytes of the zstd frame; `true` when nothing more is needed.
+    ///
+    /// # Errors
+    /// When it is not zstd, and when it ends before the wanted bytes do.
+    pub fn feed(&mut self, data: &[u8]) -> io::Result<bool> {
+        let Some(PartTools { decoder, skipped }) = &mut self.tools else { return Ok(true) };
+        let mut input = InBuffer::around(data);
+        while self.found < self.wanted.len() {
+            let skips = self.to_skip > 0;
+            let room = match self.to_skip {
+                0 => self.wanted.get_mut(self.found..),
+                left => skipped.get_mut(..left.min(SKIPPED_BYTES)),
+            };
+            let before = input.pos();
+            let mut output = OutBuffer::around(room.unwrap_or_default());
+            let ended = decoder.run(&mut input, &mut output)? == 0;
+            let made = output.pos();
+            if skips {
+                self.to_skip -= made;
+            } else {
+                self.found += made;
+            }
+            if self.found < self.wanted.len() {
+                if ended {
+                    return Err(io::Error::other("it has fewer bytes than it claims"));
+                }
+                if made == 0 && input.pos() == before {
+                    return Ok(false);
+                }
             }
         }
-        if output.pos() < len {
-            return Err(io::Error::other("it has fewer bytes than it claims"));
-        }
-        Ok(())
-    })?;
-    Ok(bytes)
+        Ok(true)
+    }
+
+    /// The bytes, once [`Part::feed`] has said that they are there.
+    #[must_use]
+    pub fn into_bytes(mut self) -> Vec<u8> {
+        std::mem::take(&mut self.wanted)
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        PART_TOOLS.set(self.tools.take());
+    }
 }
 
 fn with_decompressor<T>(work: impl FnOnce(&mut zstd::bulk::Decompressor<'static>) -> io::Result<T>) -> io::Result<T> {
@@ -140,18 +198,34 @@ mod tests {
     }
 
     #[test]
-    fn the_beginning_is_what_the_whole_begins_with() {
+    fn a_part_is_what_the_whole_has_there_however_it_is_fed() {
         let whole: Vec<u8> =
             (0..1_000_000u32).flat_map(|n| (n / 7).wrapping_mul(2_654_435_761).to_le_bytes()).collect();
         let data = zstd::bulk::compress(&whole, 3).unwrap();
-        for len in [0, 1, 4096, 131_071, 131_072, 131_073, 2_000_000, whole.len()] {
-            assert!(decompress_beginning(Vec::new(), &data, len).unwrap() == whole[..len], "{len}");
+        let part = |range: std::ops::Range<usize>, data: &[u8], step: usize| {
+            let mut part = Part::new(range)?;
+            for piece in data.chunks(step) {
+                if part.feed(piece)? {
+                    return Ok(Some(part.into_bytes()));
+                }
+            }
+            io::Result::Ok(None)
+        };
+        let end = whole.len();
+        for range in
+            [0..0, 0..1, 5..4096, 131_071..131_073, 131_072..200_000, 2_000_000..2_000_001, 1..end, end - 9..end]
+        {
+            for step in [1000, 70_000, data.len()] {
+                assert!(part(range.clone(), &data, step).unwrap().unwrap() == whole[range.clone()], "{range:?} {step}");
+            }
         }
-        assert!(decompress_beginning(Vec::new(), &data, whole.len() + 1).is_err());
-        assert!(decompress_beginning(vec![9; 77], &data[..data.len() / 2], whole.len()).is_err());
-        assert!(decompress_beginning(Vec::new(), b"no zstd", 1).is_err());
+        // What it does not need may be missing; what it needs may not.
+        assert!(part(9..5000, &data[..data.len() / 2], 1000).unwrap().unwrap() == whole[9..5000]);
+        assert!(part(end - 9..end, &data[..data.len() / 2], 1000).unwrap().is_none());
+        assert!(part(end - 9..end + 1, &data, 1000).is_err());
+        assert!(part(0..1, b"no zstd", 7).is_err());
         // What an error left behind is of no consequence.
-        assert!(decompress_beginning(Vec::new(), &data, 4096).unwrap() == whole[..4096]);
+        assert!(part(0..4096, &data, 1000).unwrap().unwrap() == whole[..4096]);
     }
 
     #[test]

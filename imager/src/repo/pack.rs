@@ -30,10 +30,12 @@
 
 #![forbid(unsafe_code)]
 
+use std::ops::Range;
+
 use bytes::Bytes;
 
 use super::config::Hex;
-use super::frame::{coded_len_max, decompress_all};
+use super::frame::{Part, coded_len_max, decompress_all};
 use super::seal::{MasterSecret, SealingKey, TAG_LEN, counter_nonce, random};
 use crate::error::{Error, Result};
 use crate::read_at::field;
@@ -373,6 +375,19 @@ impl Footer {
     }
 }
 
+/// How it is made sure that a frame is what was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Check {
+    /// By its seal. Whether its chunks are what their ids say is the caller's to check all the same.
+    Seal,
+    /// By the ids of the chunks in it: the caller uses none before it has checked its id. A frame that is not encrypted is
+    /// then decompressed without a look at its seal, which says less than an id, and nothing more.
+    Ids,
+}
+
+/// How much more of a frame is read at once than part of it is thought to need.
+const PART_BYTES: u64 = 32 << 10;
+
 /// Opens the frames and the directory of one pack.
 pub struct PackReader {
     id: PackId,
@@ -403,7 +418,7 @@ impl PackReader {
     ///
     /// # Errors
     /// [`Error::Damaged`] when anything but the frames themselves is not what was written; what `read` says.
-    pub fn directory(&self, size: u64, read: impl Fn(std::ops::Range<u64>) -> Result<Bytes>) -> Result<Directory> {
+    pub fn directory(&self, size: u64, read: impl Fn(Range<u64>) -> Result<Bytes>) -> Result<Directory> {
         let footer_at = size.checked_sub(FOOTER_LEN as u64).filter(|&at| at >= HEADER_LEN as u64);
         let footer_at = footer_at.ok_or_else(|| self.damaged(0, "too short for a pack"))?;
         // One read for nearly every directory: about 1 KiB for each MiB of frames.
@@ -440,14 +455,20 @@ impl PackReader {
         Ok(directory)
     }
 
-    /// Opens and decompresses a frame into `out`, which has the frame's length before compression. The chunks'
-    /// ids are the caller's to check.
+    /// A frame before compression, in `out`, which has its length.
     ///
     /// # Errors
     /// [`Error::Damaged`], at the frame's offset.
-    pub fn frame(&self, number: u32, offset: u64, entry: &FrameEntry, sealed: &mut [u8], out: &mut [u8]) -> Result<()> {
-        let broken = |_| self.damaged(offset, "the seal of a frame is broken");
-        let data = self.key.open(counter_nonce(number), &self.header, sealed).map_err(broken)?;
+    pub fn frame(
+        &self,
+        check: Check,
+        number: u32,
+        offset: u64,
+        entry: &FrameEntry,
+        sealed: &mut [u8],
+        out: &mut [u8],
+    ) -> Result<()> {
+        let data = self.data(check, number, offset, sealed)?;
         let len = match entry.codec {
             Codec::Raw if data.len() == out.len() => {
                 out.copy_from_slice(data);
@@ -465,30 +486,90 @@ impl PackReader {
         }
     }
 
-    /// Opens a frame and decompresses its first `len` bytes, or as many as it has, into the memory of `room`, if that is
-    /// enough. The seal is that of the whole frame; the chunks' ids are the caller's to check.
+    /// As [`PackReader::frame`], in the memory of `room`, if that is enough.
     ///
     /// # Errors
-    /// As [`PackReader::frame`].
-    pub fn frame_beginning(
+    /// As there.
+    pub fn frame_in(
         &self,
+        room: Vec<u8>,
+        check: Check,
         number: u32,
         offset: u64,
         entry: &FrameEntry,
         sealed: &mut [u8],
-        len: usize,
-        room: Vec<u8>,
     ) -> Result<Vec<u8>> {
-        let broken = |_| self.damaged(offset, "the seal of a frame is broken");
-        let data = self.key.open(counter_nonce(number), &self.header, sealed).map_err(broken)?;
+        let data = self.data(check, number, offset, sealed)?;
+        match entry.codec {
+            Codec::Raw if data.len() == entry.raw_len_in_memory() => Ok(data.to_vec()),
+            Codec::Raw => Err(self.damaged(offset, "a frame has another length")),
+            Codec::Zstd => super::frame::decompress_all_into(room, data, entry.raw_len.into())
+                .map_err(|error| self.damaged(offset, &error.to_string())),
+        }
+    }
+
+    /// The bytes `range` of a frame before compression, whose ids the caller checks ([`Check::Ids`]). `read` gets a range
+    /// of the pack. Where nothing is encrypted, no more is read than is needed, or little more.
+    ///
+    /// # Errors
+    /// As [`PackReader::frame`]; what `read` says.
+    pub fn part(
+        &self,
+        number: u32,
+        offset: u64,
+        entry: &FrameEntry,
+        range: Range<usize>,
+        read: impl Fn(Range<u64>) -> Result<Bytes>,
+    ) -> Result<Vec<u8>> {
         let whole = entry.raw_len_in_memory();
-        let bytes = match entry.codec {
-            Codec::Raw => Ok(data.get(..len.min(whole)).unwrap_or_default().to_vec()),
-            Codec::Zstd if len < whole => super::frame::decompress_beginning(room, data, len),
-            Codec::Zstd => super::frame::decompress_all_into(room, data, entry.raw_len.into()),
-        };
-        let bytes = bytes.map_err(|error| self.damaged(offset, &error.to_string()))?;
-        if bytes.len() == len.min(whole) { Ok(bytes) } else { Err(self.damaged(offset, "a frame has another length")) }
+        if range.end > whole || range.start > range.end {
+            return Err(self.damaged(offset, "a chunk reaches behind its frame"));
+        }
+        let cut_short = || self.damaged(offset, "the pack is cut short");
+        let not_coded = |error: std::io::Error| self.damaged(offset, &error.to_string());
+        let end = offset.saturating_add(entry.stored_len.into());
+        if self.key.encrypts() {
+            let mut sealed = read(offset..end)?.to_vec();
+            let data = self.data(Check::Ids, number, offset, &mut sealed)?;
+            if entry.codec == Codec::Raw {
+                return data.get(range).map(<[u8]>::to_vec).ok_or_else(cut_short);
+            }
+            let mut part = Part::new(range).map_err(not_coded)?;
+            return if part.feed(data).map_err(not_coded)? { Ok(part.into_bytes()) } else { Err(cut_short()) };
+        }
+        let end = end.saturating_sub(TAG_LEN as u64);
+        let (start, len) = (offset + range.start as u64, range.len());
+        if entry.codec == Codec::Raw {
+            let bytes = read(start..start + len as u64)?;
+            return if bytes.len() == len { Ok(bytes.to_vec()) } else { Err(cut_short()) };
+        }
+        // Mostly a frame is about as compressible everywhere.
+        let share = u128::from(end - offset) * range.end as u128 / whole.max(1) as u128;
+        let first = u64::try_from(share).unwrap_or(u64::MAX).saturating_add(PART_BYTES);
+        let mut part = Part::new(range).map_err(not_coded)?;
+        let mut at = offset;
+        while at < end {
+            let until = end.min(if at == offset { at.saturating_add(first) } else { at + PART_BYTES });
+            let bytes = read(at..until)?;
+            if part.feed(&bytes).map_err(not_coded)? {
+                return Ok(part.into_bytes());
+            }
+            if bytes.len() as u64 != until - at {
+                break;
+            }
+            at = until;
+        }
+        Err(cut_short())
+    }
+
+    /// A frame's bytes as they were before sealing.
+    fn data<'s>(&self, check: Check, number: u32, offset: u64, sealed: &'s mut [u8]) -> Result<&'s [u8]> {
+        let broken = |_| self.damaged(offset, "the seal of a frame is broken");
+        if check == Check::Ids && !self.key.encrypts() {
+            let len = sealed.len().checked_sub(TAG_LEN).ok_or_else(|| self.damaged(offset, "the pack is cut short"))?;
+            return Ok(sealed.get(..len).unwrap_or_default());
+        }
+        self.key.open(counter_nonce(number), &self.header, sealed).map(|data| &*data).map_err(broken)
     }
 
     /// Opens a frame's seal and returns it as it was before sealing, to be put into another pack.
@@ -602,12 +683,57 @@ mod tests {
             let start = usize::try_from(offset).unwrap();
             let mut sealed = bytes[start..start + usize::try_from(entry.stored_len).unwrap()].to_vec();
             let mut out = vec![0; usize::try_from(entry.raw_len).unwrap()];
-            let beginning = reader.frame_beginning(number, offset, entry, &mut sealed.clone(), 5000, Vec::new())?;
-            reader.frame(number, offset, entry, &mut sealed, &mut out)?;
-            assert_eq!(beginning, out[..5000]);
+            reader.frame(Check::Seal, number, offset, entry, &mut sealed, &mut out)?;
             frames.push(out);
         }
         Ok(frames)
+    }
+
+    #[test]
+    fn a_part_is_read_without_the_rest_where_nothing_is_encrypted() {
+        let data: Vec<u8> = (0..100_000u32).flat_map(|n| (n / 5).wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+        let noise: Vec<u8> = random::<4096>().unwrap().repeat(2);
+        for suite in [Suite::Blake3, Suite::Aes256Gcm] {
+            let secret = MasterSecret::new(suite, [3; 32], [4; 16]);
+            let mut builder = PackBuilder::new(&secret, Hex([5; 16])).unwrap();
+            for (data, codec) in [(&data, Codec::Zstd), (&noise, Codec::Raw)] {
+                let chunks = vec![ChunkEntry { id: Hex([1; 32]), len: u32::try_from(data.len()).unwrap() }];
+                let raw_len = u32::try_from(data.len()).unwrap();
+                let coded = match codec {
+                    Codec::Raw => data.clone(),
+                    Codec::Zstd => zstd::bulk::compress(data, 3).unwrap(),
+                };
+                builder.push(CodedFrame { content: Content::Data, codec, raw_len, data: coded, chunks }).unwrap();
+            }
+            let pack = builder.finish().unwrap();
+            let bytes = pack.parts.concat();
+            let reader = PackReader::new(&secret, pack.id);
+            let offsets: Vec<u64> = pack.directory.frame_offsets().collect();
+            for (number, (entry, data)) in (0..).zip(pack.directory.frames.iter().zip([&data, &noise])) {
+                let offset = offsets[number as usize];
+                let part = |range: Range<usize>, bytes: &[u8]| {
+                    let most = std::cell::Cell::new(0);
+                    let read = |range: Range<u64>| {
+                        most.set(range.end.max(most.get()));
+                        let end = usize::try_from(range.end).unwrap().min(bytes.len());
+                        Ok(Bytes::copy_from_slice(&bytes[usize::try_from(range.start).unwrap().min(end)..end]))
+                    };
+                    reader.part(number, offset, entry, range, read).map(|part| (part, most.get() - offset))
+                };
+                for range in [0..data.len(), 0..1, 4096..8192, data.len() - 1..data.len(), 77..77] {
+                    let (found, read) = part(range.clone(), &bytes).unwrap();
+                    assert!(found == data[range.clone()], "{suite:?} {range:?}");
+                    let whole = u64::from(entry.stored_len);
+                    assert_eq!(suite == Suite::Aes256Gcm, read == whole, "{suite:?} {range:?} {read} of {whole}");
+                }
+                assert!(matches!(part(1..data.len() + 1, &bytes), Err(Error::Damaged { .. })));
+                assert!(matches!(part(8191..8192, &bytes[..bytes.len().min(40)]), Err(Error::Damaged { .. })));
+                // A seal that is broken says nothing where ids are checked; encrypted data are not used without it.
+                let mut broken = bytes.clone();
+                broken[usize::try_from(offset).unwrap() + entry.stored_len as usize - 1] ^= 1;
+                assert_eq!(part(0..9, &broken).is_ok(), suite == Suite::Blake3);
+            }
+        }
     }
 
     #[test]

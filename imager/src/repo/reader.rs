@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::Repository;
 use super::block_map::{self, Record, Root, Subtree};
 use super::index::IndexedPack;
-use super::pack::{ChunkEntry, ChunkId, Content, FrameEntry, PackId, object_name};
+use super::pack::{Check, ChunkEntry, ChunkId, Content, FrameEntry, PackId, object_name};
 use crate::error::{Error, Result};
 
 /// Frames kept decompressed.
@@ -96,7 +96,7 @@ impl<'r> ChunkReader<'r> {
         let sealed = self.repository.store().get_range(&object_name(frame.pack), frame.offset..end)?;
         let mut data = vec![0; frame.entry.raw_len_in_memory()];
         let reader = self.repository.pack_reader(frame.pack);
-        reader.frame(frame.number, frame.offset, &frame.entry, &mut sealed.to_vec(), &mut data)?;
+        reader.frame(Check::Ids, frame.number, frame.offset, &frame.entry, &mut sealed.to_vec(), &mut data)?;
         let data = Arc::new(data);
         if self.cache.len() >= CACHED_FRAMES {
             self.cache.pop_front();

@@ -122,6 +122,12 @@ impl SealingKey {
         }
     }
 
+    /// Whether sealing hides the data.
+    #[must_use]
+    pub fn encrypts(&self) -> bool {
+        matches!(self, Self::Aes256Gcm(_))
+    }
+
     /// Seals all of `data` in place and appends the tag.
     ///
     /// # Errors

@@ -31,6 +31,7 @@ use crate::extent::{Extent, ExtentSet};
 use crate::memory::Budget;
 use crate::progress::{Phase, Progress, lock};
 use crate::repo::Repository;
+use crate::repo::pack::Check;
 use crate::table::Ids;
 use crate::units::size;
 
@@ -354,6 +355,11 @@ impl Writer<'_> {
 }
 
 impl FrameSink for Writer<'_> {
+    /// No chunk is written before it was checked.
+    fn check(&self) -> Check {
+        Check::Ids
+    }
+
     /// Neighbours in the frame are mostly neighbours on the target, and are written in one go.
     fn frame(&self, task: &FrameTask, data: &[u8]) -> Result<()> {
         let mut run: Option<(u64, std::ops::Range<usize>)> = None;
