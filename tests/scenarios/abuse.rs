@@ -98,7 +98,7 @@ fn what_is_killed_comes_back_and_full_memory_is_said_and_hinders_nothing_in_256_
     person.guest.wait_for("Everything is written. The stick can be pulled. The machine starts again.", OFF)?;
     person.guest.wait_until_off(OFF)?;
 
-    let known = report(&backups)?.pointer("/results/0/stats/known").and_then(Value::as_u64);
+    let known = report(&backups, "abuse-report")?.pointer("/results/0/stats/known").and_then(Value::as_u64);
     ensure!(known.is_some_and(|known| known > 0), "nothing that was stored before was known: {known:?}");
     holds_one_image_in("lifeboat", PASSWORD, &backups, &source, "abuse")
 }
@@ -160,9 +160,9 @@ fn goes_on_at_the_screen(guest: &mut Guest) -> Result<()> {
 }
 
 /// The only report beside the repository.
-fn report(backups: &Path) -> Result<Value> {
+pub(crate) fn report(backups: &Path, name: &str) -> Result<Value> {
     let device = Loop::attach(backups, &["--read-only"])?;
-    let mount = Mount::new(&device.path, "ext4", "ro,noload", &folder()?.join("abuse-report"))?;
+    let mount = Mount::new(&device.path, "ext4", "ro,noload", &folder()?.join(name))?;
     let mut reports = Vec::new();
     for entry in fs::read_dir(&mount.at)? {
         let path = entry?.path();

@@ -2,6 +2,7 @@
 
 mod abuse;
 mod boot;
+mod costs;
 mod formats;
 mod media;
 mod mishaps;

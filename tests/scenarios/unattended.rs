@@ -37,9 +37,15 @@ pub(crate) fn server(name: &str, words: &str) -> Result<Machine> {
 
 /// A disk for backups, with the password beside the place for the repository.
 pub(crate) fn backup_disk(name: &str) -> Result<PathBuf> {
+    backup_disk_with(name, "words", "")
+}
+
+/// And with another file.
+fn backup_disk_with(name: &str, file: &str, text: &str) -> Result<PathBuf> {
     let content = folder()?.join(&format!("{name}-content"));
     std::fs::create_dir_all(&content)?;
     std::fs::write(content.join("password"), PASSWORD)?;
+    std::fs::write(content.join(file), text)?;
     let path = folder()?.join(&format!("{name}.img"));
     sparse_file(&path, 3 * 1024 * MIB)?;
     let words = ["-q", "-F", "-L", "BACKUPS", "-d"].map(std::ffi::OsStr::new);
@@ -62,14 +68,24 @@ fn is_done_and_off(mut guest: Guest) -> Result<()> {
     guest.wait_until_off(OFF)
 }
 
+/// What brings the server back: on the disk that has the backups. Of another size than they.
+const RESTORE_WORDS: &str = "\
+# web1, to the only disk of this size
+lifeboat.job=restore lifeboat.repo=label:BACKUPS/servers lifeboat.password-file=label:BACKUPS/password
+lifeboat.image=web1
+lifeboat.target=size:3584M
+lifeboat.confirm=EMPTY-1
+lifeboat.then=reboot
+";
+
 #[test]
-fn a_server_is_backed_up_and_brought_back_to_another_bus_and_boots() -> Result<()> {
+fn a_server_is_backed_up_and_brought_back_to_another_bus_and_boots_with_any_firmware() -> Result<()> {
     if skip("unattended") {
         return Ok(());
     }
     let installed = installed(Table::Gpt)?;
-    let backups = backup_disk("unattended-backups")?;
-    let target = empty_disk("unattended-target", DISK_MIB + 1024)?;
+    let backups = backup_disk_with("unattended-backups", "restore.words", RESTORE_WORDS)?;
+    let target = empty_disk("unattended-target", DISK_MIB + 1536)?;
     let common = "lifeboat.repo=label:BACKUPS/servers lifeboat.password-file=label:BACKUPS/password";
 
     let words = format!(
@@ -82,10 +98,7 @@ fn a_server_is_backed_up_and_brought_back_to_another_bus_and_boots() -> Result<(
     guest.wait_for("disk: /dev/vda .*serial DEBIAN-1", BOOT)?;
     is_done_and_off(guest)?;
 
-    let words = format!(
-        "{common} lifeboat.job=restore lifeboat.image=web1 lifeboat.target=serial:EMPTY-1 lifeboat.confirm=EMPTY-1 lifeboat.then=poweroff"
-    );
-    let machine = server("unattended-restore", &words)?
+    let machine = server("unattended-restore", "lifeboat.config=label:BACKUPS/restore.words")?
         .drive(Drive::new(&backups, Bus::Usb).serial("BACKUPS-1").kept())
         .drive(Drive::new(&target, Bus::Nvme).serial("EMPTY-1").kept());
     let mut guest = machine.start(&folder()?.path)?;
@@ -94,7 +107,8 @@ fn a_server_is_backed_up_and_brought_back_to_another_bus_and_boots() -> Result<(
     is_done_and_off(guest)?;
 
     let restored = same_files_as(&installed, &target)?;
-    boots("unattended-restored", &restored, Firmware::Ovmf, Bus::Nvme)
+    boots("unattended-restored", &restored, Firmware::Ovmf, Bus::Nvme)?;
+    boots("unattended-restored-bios", &restored, Firmware::SeaBios, Bus::Ahci)
 }
 
 #[test]
