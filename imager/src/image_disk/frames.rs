@@ -195,24 +195,21 @@ impl FrameCache {
             return;
         }
         let others = slots.by_frame.iter().filter(|(key, _)| **key != new);
-        // One that is being fetched is not counted yet, and not thrown out.
-        let loaded = others.filter_map(|(key, slot)| {
-            let len = slot.held.try_lock().ok()?.len();
-            (len > 0).then(|| (slot.used.load(Ordering::Relaxed), *key, len))
-        });
-        let mut loaded: Vec<_> = loaded.collect();
-        loaded.sort_unstable_by_key(|(used, ..)| *used);
+        let mut others: Vec<_> =
+            others.map(|(key, slot)| (slot.used.load(Ordering::Relaxed), *key, Arc::clone(slot))).collect();
+        others.sort_unstable_by_key(|(used, ..)| *used);
         // Some more than there must be: looking for them takes longer than throwing them out.
         let enough = self.bytes_max - self.bytes_max / 16;
-        for (_, oldest, len) in loaded {
+        for (_, oldest, slot) in others {
             if slots.bytes <= enough {
                 break;
             }
-            let gone = slots.by_frame.remove(&oldest);
-            slots.bytes = slots.bytes.saturating_sub(len);
-            let frames = gone.and_then(|slot| slot.held.try_lock().ok().map(|mut held| std::mem::take(&mut held.0)));
+            // One that is being fetched is not counted yet, and not thrown out.
+            let Ok(mut held) = slot.held.try_lock() else { continue };
+            slots.by_frame.remove(&oldest);
+            slots.bytes = slots.bytes.saturating_sub(held.len());
             // Unless somebody still reads from it. Whole frames begin where frames begin.
-            for frame in frames.into_iter().flatten().filter_map(Arc::into_inner).filter(|frame| frame.start == 0) {
+            for frame in held.0.drain(..).filter_map(Arc::into_inner).filter(|frame| frame.start == 0) {
                 let mut spare = lock(&self.spare);
                 if spare.len() < SPARE_FRAMES {
                     spare.push(frame.bytes);
