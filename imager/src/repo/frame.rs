@@ -6,15 +6,16 @@
 
 use std::cell::RefCell;
 use std::io;
+use std::sync::Mutex;
 
 use zstd::stream::raw::{DParameter, Decoder, InBuffer, Operation, OutBuffer};
 
 use super::pack::{Codec, CodedFrame, RawFrame};
+use crate::progress::lock;
 
 thread_local! {
     static COMPRESSOR: RefCell<Option<(zstd::bulk::Compressor<'static>, Vec<u8>)>> = const { RefCell::new(None) };
     static DECOMPRESSOR: RefCell<Option<zstd::bulk::Decompressor<'static>>> = const { RefCell::new(None) };
-    static PART_TOOLS: RefCell<Option<PartTools>> = const { RefCell::new(None) };
 }
 
 /// Compresses a frame at `level` (1–22); one that does not get smaller stays as it is. The buffer of one
@@ -100,11 +101,15 @@ pub struct Part {
     found: usize,
 }
 
-/// What is kept from one part to the next.
+/// A decoder, which has room for as much of a frame as later bytes may refer to, and room for what is skipped.
 struct PartTools {
     decoder: Decoder<'static>,
     skipped: Vec<u8>,
 }
+
+/// Kept from one part to the next, for whichever thread wants them: those that read parts are many, and come and go.
+static PART_TOOLS: Mutex<Vec<PartTools>> = Mutex::new(Vec::new());
+const PART_TOOLS_MAX: usize = 8;
 
 /// Decompressed and forgotten at once: a block of zstd, which the processor's cache holds.
 const SKIPPED_BYTES: usize = 128 << 10;
@@ -115,7 +120,8 @@ impl Part {
     /// # Errors
     /// When there is no memory.
     pub fn new(range: std::ops::Range<usize>) -> io::Result<Self> {
-        let mut tools = match PART_TOOLS.take() {
+        let kept = lock(&PART_TOOLS).pop();
+        let mut tools = match kept {
             Some(kept) => kept,
             None => {
                 let mut decoder = Decoder::new()?;
@@ -174,7 +180,10 @@ impl Part {
 
 impl Drop for Part {
     fn drop(&mut self) {
-        PART_TOOLS.set(self.tools.take());
+        let mut kept = lock(&PART_TOOLS);
+        if kept.len() < PART_TOOLS_MAX {
+            kept.extend(self.tools.take());
+        }
     }
 }
 
