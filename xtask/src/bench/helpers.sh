@@ -89,7 +89,7 @@ serve() { # COMMAND...
   done
 }
 serve_image() { serve "$IMAGER" serve latest --repo "$WORK/imager" --socket "$WORK/nbd.sock"; }
-serve_qcow2() { serve qemu-nbd --read-only --persistent --shared 0 -f qcow2 --socket "$WORK/nbd.sock" "$WORK/zstd.qcow2"; }
+serve_qcow2() { serve qemu-nbd --read-only --persistent --shared 0 -f qcow2 --socket "$WORK/nbd.sock" "$WORK/$1"; }
 stop_serving() {
   local pid
   pid=$(cat "$WORK/server.pid")

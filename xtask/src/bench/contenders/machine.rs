@@ -49,7 +49,7 @@ pub(super) const SEQUENTIAL: &[Contender] = &[
     Contender {
         tool: "qemu-nbd, zstd qcow2",
         needs: &["zstd.qcow2"],
-        before: "serve_qcow2",
+        before: "serve_qcow2 zstd.qcow2",
         warm: "warm $WORK/zstd.qcow2",
         command: "nbdcopy \"$NBD\" null:",
         after: "stop_serving",
@@ -71,8 +71,17 @@ pub(super) const RANDOM_COLD: &[Contender] = &[
     Contender {
         tool: "qemu-nbd, zstd qcow2",
         needs: &["zstd.qcow2"],
-        before: "serve_qcow2",
+        before: "serve_qcow2 zstd.qcow2",
         warm: "warm $WORK/zstd.qcow2",
+        command: "random_reads 4096",
+        after: "stop_serving",
+        ..NOTHING
+    },
+    Contender {
+        tool: "qemu-nbd, zstd qcow2, 2 MiB clusters",
+        needs: &["qcow2"],
+        before: "serve_qcow2 qcow2",
+        warm: "warm $WORK/qcow2",
         command: "random_reads 4096",
         after: "stop_serving",
         ..NOTHING
@@ -92,7 +101,7 @@ pub(super) const RANDOM_CACHED: &[Contender] = &[
     Contender {
         tool: "qemu-nbd, zstd qcow2",
         needs: &["zstd.qcow2"],
-        before: "serve_qcow2; random_reads 65536 $READ_BEFORE",
+        before: "serve_qcow2 zstd.qcow2; random_reads 65536 $READ_BEFORE",
         command: "random_reads 65536 $READ_BEFORE",
         after: "stop_serving",
         ..NOTHING
