@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use lifeboat_tests::disk::Table;
-use lifeboat_tests::machine::{Bus, Drive, Machine};
+use lifeboat_tests::machine::{Bus, Drive, Firmware, Machine};
 use lifeboat_tests::mounted::{Loop, Mount};
 use lifeboat_tests::{media, tool};
 
@@ -48,18 +48,22 @@ fn a_capture_under_the_agent_against_one_in_a_debian() -> Result<()> {
     let words = "lifeboat.job=capture lifeboat.disk=serial:SOURCE lifeboat.repo=label:BACKUPS/servers lifeboat.init=yes \
         lifeboat.password-file=label:BACKUPS/password lifeboat.level=3 lifeboat.then=poweroff";
     let machine = server("costs-agent", words)?
-        .drive(Drive::new(&source, Bus::VirtioBlk).serial("SOURCE"))
+        .drive(Drive::new(&source, Bus::Nvme).serial("SOURCE"))
         .drive(Drive::new(&backups, Bus::Ahci).serial("BACKUPS").kept());
     let mut guest = machine.start(&folder()?.path)?;
     guest.wait_for("lifeboat: done: exit status 0", WORK)?;
     guest.wait_until_off(WORK)?;
-    let agent = report(&backups, "costs-agent-report")?["seconds"].as_u64().context("a report without seconds")?;
+    let report = report(&backups, "costs-agent-report")?;
+    let mut results = report["results"].as_array().context("a report without results")?.iter();
+    let captured = results.find(|result| result["type"] == "captured").context("nothing was captured")?;
+    let agent = captured["seconds"].as_f64().context("a capture without seconds")?;
 
     let backups = backup_disk("costs-debian-backups")?;
     put_program_on(&backups)?;
     let machine = Machine::new("costs-debian")
-        .drive(Drive::new(&installed(Table::Gpt)?.disk.disk.image, Bus::Nvme))
-        .drive(Drive::new(&source, Bus::VirtioBlk).serial("SOURCE"))
+        .firmware(Firmware::Ovmf)
+        .drive(Drive::new(&installed(Table::Gpt)?.disk.disk.image, Bus::VirtioBlk))
+        .drive(Drive::new(&source, Bus::Nvme).serial("SOURCE"))
         .drive(Drive::new(&backups, Bus::Ahci).serial("BACKUPS").kept());
     let mut guest = machine.start(&folder()?.path)?;
     guest.wait_for_login_prompt()?;
@@ -67,11 +71,11 @@ fn a_capture_under_the_agent_against_one_in_a_debian() -> Result<()> {
     guest.shell("mount LABEL=BACKUPS /mnt")?;
     guest.write(
         "export IMAGER_REPO=/mnt/servers IMAGER_PASSWORD_FILE=/mnt/password; /mnt/imager init $IMAGER_REPO && \
-         /mnt/imager capture --level 3 --json /dev/disk/by-id/virtio-SOURCE | tail -n 1; echo en''ded\n",
+         /mnt/imager capture --level 3 --json /dev/nvme0n1 | tail -n 1; echo en''ded\n",
     )?;
-    let found = guest.wait_for(r#"(?s)"seconds":(\d+).*ended"#, WORK)?;
-    let debian: u64 = found.get(1).context("no seconds")?.parse()?;
+    let found = guest.wait_for(r#"(?s)"seconds":([\d.]+).*ended"#, WORK)?;
+    let debian: f64 = found.get(1).context("no seconds")?.parse()?;
     guest.power_off()?;
-    say(&format!("costs: {agent} s under the agent, {debian} s in a Debian"));
+    say(&format!("costs: {agent:.1} s under the agent, {debian:.1} s in a Debian"));
     Ok(())
 }
