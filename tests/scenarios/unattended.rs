@@ -37,15 +37,17 @@ pub(crate) fn server(name: &str, words: &str) -> Result<Machine> {
 
 /// A disk for backups, with the password beside the place for the repository.
 pub(crate) fn backup_disk(name: &str) -> Result<PathBuf> {
-    backup_disk_with(name, "words", "")
+    backup_disk_with(name, &[])
 }
 
-/// And with another file.
-fn backup_disk_with(name: &str, file: &str, text: &str) -> Result<PathBuf> {
+/// The same with these files, each with its text.
+fn backup_disk_with(name: &str, files: &[(&str, &str)]) -> Result<PathBuf> {
     let content = folder()?.join(&format!("{name}-content"));
     std::fs::create_dir_all(&content)?;
     std::fs::write(content.join("password"), PASSWORD)?;
-    std::fs::write(content.join(file), text)?;
+    for (file, text) in files {
+        std::fs::write(content.join(file), text)?;
+    }
     let path = folder()?.join(&format!("{name}.img"));
     sparse_file(&path, 3 * 1024 * MIB)?;
     let words = ["-q", "-F", "-L", "BACKUPS", "-d"].map(std::ffi::OsStr::new);
@@ -84,7 +86,7 @@ fn a_server_is_backed_up_and_brought_back_to_another_bus_and_boots_with_any_firm
         return Ok(());
     }
     let installed = installed(Table::Gpt)?;
-    let backups = backup_disk_with("unattended-backups", "restore.words", RESTORE_WORDS)?;
+    let backups = backup_disk_with("unattended-backups", &[("restore.words", RESTORE_WORDS)])?;
     let target = empty_disk("unattended-target", DISK_MIB + 1536)?;
     let common = "lifeboat.repo=label:BACKUPS/servers lifeboat.password-file=label:BACKUPS/password";
 

@@ -1,4 +1,4 @@
-//! Compression of frames: each thread keeps its zstd contexts, which cost more to make than to use.
+//! Compression of frames. What zstd needs for one costs more to make than to use, and is kept: by each thread, or for all.
 //!
 //! Must not know: packs, seals.
 
