@@ -38,10 +38,58 @@ pub(crate) enum Cut {
     Unreadable(Extent),
 }
 
+/// What a block says of itself, whatever lies before it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mark {
+    Zero,
+    Plain,
+    /// A chunk ends with it, if that has its minimum.
+    Last,
+    /// Some of it cannot be read.
+    Damaged,
+}
+
+/// A segment and a mark for each block of its wanted bytes: all of the cutting that looks at bytes, and that can be
+/// done for many segments at once.
+pub(crate) struct Marked {
+    segment: Arc<Segment>,
+    marks: Vec<Mark>,
+}
+
+impl Marked {
+    pub(crate) fn new(segment: Segment, sizes: ChunkSizes) -> Self {
+        let average_blocks = (u64::from(sizes.average) / BLOCK).max(1);
+        let mark = |block: Extent| {
+            if !segment.bad.is_empty() && segment.bad.intersect(block).next().is_some() {
+                return Mark::Damaged;
+            }
+            let bytes = segment.bytes(block);
+            if is_zero(bytes) {
+                Mark::Zero
+            } else if twox_hash::XxHash3_64::oneshot(bytes).is_multiple_of(average_blocks) {
+                Mark::Last
+            } else {
+                Mark::Plain
+            }
+        };
+        let marks = segment.job.wanted.iter().copied().flat_map(blocks_of).map(mark).collect();
+        Self { segment: Arc::new(segment), marks }
+    }
+
+    pub(crate) fn segment(&self) -> &Segment {
+        &self.segment
+    }
+}
+
+/// The blocks, on the grid of the region, that an extent is made of.
+fn blocks_of(extent: Extent) -> impl Iterator<Item = Extent> {
+    let grid = (extent.start / BLOCK..extent.end().div_ceil(BLOCK)).map(|number| Extent::new(number * BLOCK, BLOCK));
+    grid.map(move |block| block.intersection(extent))
+}
+
 /// Cuts the segments of one region; finished cuts are taken with [`Chunker::take`].
 pub(crate) struct Chunker {
     sizes: ChunkSizes,
-    average_blocks: u64,
     open: Vec<Piece>,
     open_extent: Extent,
     finished: Vec<Cut>,
@@ -49,46 +97,28 @@ pub(crate) struct Chunker {
 
 impl Chunker {
     pub(crate) fn new(sizes: ChunkSizes) -> Self {
-        Self {
-            sizes,
-            average_blocks: (u64::from(sizes.average) / BLOCK).max(1),
-            open: Vec::new(),
-            open_extent: Extent::new(0, 0),
-            finished: Vec::new(),
-        }
+        Self { sizes, open: Vec::new(), open_extent: Extent::new(0, 0), finished: Vec::new() }
     }
 
-    /// Goes over the wanted bytes of a segment that lies behind the ones before.
-    pub(crate) fn push(&mut self, segment: &Arc<Segment>) {
-        for wanted in &segment.job.wanted {
-            let mut at = wanted.start;
-            while at < wanted.end() {
-                let block = Extent::between(at, wanted.end().min(at - at % BLOCK + BLOCK));
-                if segment.bad.is_empty() || segment.bad.intersect(block).next().is_none() {
-                    self.push_block(segment, block);
-                } else {
-                    self.push_damaged_block(segment, block);
-                }
-                at = block.end();
+    /// Goes over a segment that lies behind the ones before.
+    pub(crate) fn push(&mut self, marked: &Marked) {
+        let segment = &marked.segment;
+        for (block, mark) in segment.job.wanted.iter().copied().flat_map(blocks_of).zip(&marked.marks) {
+            match mark {
+                Mark::Zero => self.push_zero(block),
+                Mark::Damaged => self.push_damaged_block(segment, block),
+                Mark::Plain | Mark::Last => self.push_block(segment, block, *mark == Mark::Last),
             }
         }
     }
 
-    fn push_block(&mut self, segment: &Arc<Segment>, block: Extent) {
-        let bytes = segment.bytes(block);
-        if is_zero(bytes) {
-            self.push_zero(block);
-            return;
-        }
+    fn push_block(&mut self, segment: &Arc<Segment>, block: Extent, may_be_last: bool) {
         if block.start != self.open_extent.end() || block.start.is_multiple_of(SPAN) {
             self.flush();
         }
         self.append(segment, block);
         let len = self.open_extent.len;
-        let cut = len >= u64::from(self.sizes.max)
-            || len >= u64::from(self.sizes.min)
-                && twox_hash::XxHash3_64::oneshot(bytes).is_multiple_of(self.average_blocks);
-        if cut {
+        if len >= u64::from(self.sizes.max) || may_be_last && len >= u64::from(self.sizes.min) {
             self.flush();
         }
     }

@@ -1,8 +1,8 @@
 //! Capture: reads the disks of a machine into one image.
 //!
 //! ```text
-//! jobs ─► readers ─► chunker ─► names ─► known? ─► frames ─► compressors ─► packs ─► store
-//!         (threads)              (pool)   block map          (pool)                   (threads)
+//! jobs ─► read, cut, name, known? ─► block map, frames ─► compressors ─► packs ─► store
+//!         (threads)                                       (pool)                  (threads)
 //! ```
 //!
 //! The image becomes visible with its manifest, which is written last, after everything that it names was
@@ -10,6 +10,7 @@
 //! uses. Must not know: terminals, how a target is written.
 
 mod chunking;
+mod cutting;
 pub(crate) mod jobs;
 pub(crate) mod reading;
 mod storing;
@@ -17,20 +18,20 @@ mod storing;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, bounded};
 use jiff::Timestamp;
 
 pub(crate) use self::chunking::is_zero;
 pub use self::storing::Level;
 pub(crate) use self::storing::{KnownChunks, short};
 
-use self::chunking::Chunker;
-use self::jobs::{Job, READ_BYTES_MAX, jobs_of_region};
-use self::reading::{BufferPool, Request, Segment, serve};
-use self::storing::{Batch, Shared, Storer, name_cuts, pack_frames, put_packs};
+use self::cutting::read_disk;
+use self::jobs::READ_BYTES_MAX;
+use self::reading::BufferPool;
+use self::storing::{Shared, Storer, pack_frames, put_packs};
 use crate::disk::source::Source;
 use crate::error::{Error, Result};
-use crate::extent::{Extent, ExtentSet};
+use crate::extent::ExtentSet;
 use crate::layout::{self, Layout, Wanted};
 use crate::machine::{Machine, machine_id, this_machine};
 use crate::memory::Budget;
@@ -98,8 +99,6 @@ pub struct Captured {
     pub manifest: Manifest,
 }
 
-/// Several requests in flight keep an NVMe disk or an array busy; more cost memory, no speed.
-const READERS: usize = 8;
 const PUTTERS: usize = 2;
 /// Packs are indexed after so many: what a killed capture leaves is found without opening each.
 const INDEX_EVERY: usize = 256;
@@ -139,8 +138,12 @@ fn capture_as(
     options: &Options,
     progress: &Arc<Progress>,
 ) -> Result<Captured> {
-    let disks = plan(sources, &options.wanted, progress)?;
-    let known = load_known(repository, session, options.memory, progress)?;
+    let (disks, known) = std::thread::scope(|scope| {
+        let known = scope.spawn(|| load_known(repository, session, options.memory, progress));
+        let disks = plan(sources, &options.wanted, progress);
+        let known = known.join().unwrap_or_else(|_| Err(Error::Internal("the listing of packs panicked".into())));
+        Ok::<_, Error>((disks?, known?))
+    })?;
     let pool = rayon::ThreadPoolBuilder::new()
         .thread_name(|n| format!("worker-{n}"))
         .build()
@@ -149,7 +152,7 @@ fn capture_as(
         Arc::new(Shared::new(Arc::clone(repository), session.id, Arc::clone(progress), pool, options.pack_bytes));
     progress.map_disks(disks.iter().map(|disk| (disk.source.identity().path.clone(), disk.layout.size)));
     progress.begin(Phase::Copying, disks.iter().map(|disk| disk.layout.wanted_bytes()).sum());
-    let outcome = run(&shared, &disks, known, options, progress);
+    let outcome = run(&shared, &disks, &known, options, progress);
     // What was stored stays useful, however this ended.
     let stored = std::mem::take(&mut *lock(&shared.stored));
     let indexed = repository.write_index(&stored);
@@ -258,7 +261,7 @@ impl Outcome {
 fn run(
     shared: &Arc<Shared>,
     disks: &[PlannedDisk<'_>],
-    known: KnownChunks,
+    known: &KnownChunks,
     options: &Options,
     progress: &Progress,
 ) -> Result<Outcome> {
@@ -267,7 +270,9 @@ fn run(
     // A chunk in the making may hold as many buffers as its maximum has; the readers need some beside.
     let chunk_buffers = usize::try_from(shared.repository.config().chunks.max).unwrap_or(0) / read_bytes + 1;
     let buffers = options.memory.read_buffers(read_bytes).max(chunk_buffers + 4);
-    let (batch_tx, batch_rx) = bounded::<Batch>(buffers);
+    let pool = BufferPool::new(buffers, read_bytes);
+    // More than there are buffers: what is known has given them back.
+    let (batch_tx, batch_rx) = bounded(8 * buffers);
     let (frame_tx, frame_rx) = bounded(2 * threads + 2);
     let (pack_tx, pack_rx) = bounded(0);
     std::thread::scope(|scope| {
@@ -290,7 +295,7 @@ fn run(
         });
         let mut read = Vec::new();
         for disk in disks {
-            match read_disk(shared, disk, buffers, read_bytes, &batch_tx, progress) {
+            match read_disk(shared, disk, known, &pool, &batch_tx) {
                 Some(unreadable) => read.push(ReadDisk { roots: Vec::new(), unreadable }),
                 None => break,
             }
@@ -335,126 +340,6 @@ fn put_and_index(shared: &Shared, packs: &Receiver<crate::repo::pack::Pack>) -> 
         };
         shared.repository.write_index(&full).map(drop)
     })
-}
-
-/// Reads one disk and sends its cuts on; gives what was unreadable, in bytes of the disk, or nothing when it has
-/// failed and said so.
-fn read_disk(
-    shared: &Arc<Shared>,
-    disk: &PlannedDisk<'_>,
-    buffers: usize,
-    read_bytes: usize,
-    batches: &Sender<Batch>,
-    progress: &Progress,
-) -> Option<ExtentSet> {
-    let pool = BufferPool::new(buffers, read_bytes);
-    let (request_tx, request_rx) = bounded::<Request>(0);
-    // Steps in the order of the disk: a pending read, zeros, the beginning or the end of a region.
-    let (step_tx, step_rx) = bounded::<Step>(buffers);
-    std::thread::scope(|scope| {
-        for _ in 0..READERS {
-            let requests = request_rx.clone();
-            scope.spawn(move || serve(disk.source, &requests));
-        }
-        drop(request_rx);
-        scope.spawn(move || dispatch(shared, disk, &pool, &request_tx, &step_tx, progress));
-        let cut = cut(shared, disk, &step_rx, batches, progress).map_err(|error| shared.fail(error));
-        step_rx.iter().for_each(drop);
-        cut.ok()
-    })
-}
-
-enum Step {
-    Region(Extent),
-    Read(Receiver<Result<Arc<Segment>>>),
-    Zero(Extent),
-    End,
-}
-
-/// Hands out reads as buffers become free. A buffer is taken before its read gets its place in the order, so
-/// that the oldest read always has one.
-fn dispatch(
-    shared: &Shared,
-    disk: &PlannedDisk<'_>,
-    pool: &Arc<BufferPool>,
-    requests: &Sender<Request>,
-    steps: &Sender<Step>,
-    progress: &Progress,
-) {
-    for (number, region) in disk.layout.regions.iter().enumerate() {
-        let mut sent = steps.send(Step::Region(region.place)).is_ok();
-        for job in jobs_of_region(&disk.layout, number, &disk.data) {
-            if progress.is_stopped() || shared.has_failed() {
-                return;
-            }
-            sent &= match job {
-                Job::Zero { extent, .. } => steps.send(Step::Zero(extent)).is_ok(),
-                Job::Read(job) => {
-                    let buf = pool.get();
-                    let (reply, pending) = bounded(1);
-                    steps.send(Step::Read(pending)).is_ok() && requests.send(Request { job, buf, reply }).is_ok()
-                }
-            };
-            if !sent {
-                return;
-            }
-        }
-        if steps.send(Step::End).is_err() {
-            return;
-        }
-    }
-}
-
-/// Cuts what was read, in order.
-fn cut(
-    shared: &Arc<Shared>,
-    disk: &PlannedDisk<'_>,
-    steps: &Receiver<Step>,
-    batches: &Sender<Batch>,
-    progress: &Progress,
-) -> Result<ExtentSet> {
-    let mut chunker = Chunker::new(shared.repository.config().chunks);
-    let mut unreadable = ExtentSet::new();
-    let path = &disk.source.identity().path;
-    let mut region_start = 0;
-    let ended = |_| Error::Internal("the storing thread ended early".into());
-    for step in steps {
-        match step {
-            Step::Region(place) => {
-                region_start = place.start;
-                batches.send(Batch::Region(place.len)).map_err(ended)?;
-            }
-            Step::Zero(extent) => {
-                progress.cover(path, Extent::new(region_start + extent.start, extent.len));
-                chunker.push_zero(extent);
-                continue;
-            }
-            Step::Read(pending) => {
-                let segment = pending.recv().map_err(|_| Error::Internal("a reading thread ended early".into()))??;
-                for bad in segment.bad.iter() {
-                    let place = Extent::new(segment.job.region_start + bad.start, bad.len);
-                    let path = path.display();
-                    progress.say(format!("{path}: {} bytes at byte {} cannot be read", place.len, place.start));
-                    unreadable.insert(place);
-                }
-                for wanted in &segment.job.wanted {
-                    progress.cover(path, Extent::new(segment.job.region_start + wanted.start, wanted.len));
-                }
-                chunker.push(&segment);
-            }
-            Step::End => {
-                chunker.flush();
-                batches.send(Batch::Cuts(name_cuts(shared, chunker.take()))).map_err(ended)?;
-                batches.send(Batch::End).map_err(ended)?;
-                continue;
-            }
-        }
-        let cuts = chunker.take();
-        if !cuts.is_empty() {
-            batches.send(Batch::Cuts(name_cuts(shared, cuts))).map_err(ended)?;
-        }
-    }
-    Ok(unreadable)
 }
 
 impl PlannedDisk<'_> {

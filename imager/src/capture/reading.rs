@@ -1,12 +1,10 @@
-//! Reading a disk with several requests in flight, delivered in order.
+//! Reads of a disk, and the buffers they go to.
 //!
 //! A read that fails is tried again in smaller parts, down to the sector; what stays unreadable is
 //! reported and reads as zeros. Must not know: chunks, repositories.
 
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-
-use crossbeam_channel::{Receiver, Sender};
 
 use super::jobs::ReadJob;
 use crate::disk::source::{AlignedBuf, Source};
@@ -25,7 +23,7 @@ impl PooledBuf {
         self.buf.as_ref().map_or(&[], AlignedBuf::as_slice)
     }
 
-    fn as_mut_slice(&mut self) -> &mut [u8] {
+    pub(crate) fn as_mut_slice(&mut self) -> &mut [u8] {
         self.buf.as_mut().map_or(&mut [], AlignedBuf::as_mut_slice)
     }
 }
@@ -73,6 +71,10 @@ pub(crate) struct Segment {
 }
 
 impl Segment {
+    pub(crate) fn new(job: ReadJob, buf: PooledBuf, bad: ExtentSet) -> Self {
+        Self { job, buf, bad }
+    }
+
     /// Bytes of the segment, relative to the region. They must lie within the job.
     pub(crate) fn bytes(&self, extent: Extent) -> &[u8] {
         let start = usize::try_from(extent.start - self.job.extent.start).unwrap_or(usize::MAX);
@@ -81,20 +83,11 @@ impl Segment {
     }
 }
 
-/// A read that somebody will carry out, and where its result goes.
-pub(crate) struct Request {
-    pub job: ReadJob,
-    pub buf: PooledBuf,
-    pub reply: Sender<Result<Arc<Segment>>>,
-}
-
-/// Carries out requests until there are none left. Several threads may do so at once.
-pub(crate) fn serve(source: &dyn Source, requests: &Receiver<Request>) {
-    for Request { job, mut buf, reply } in requests {
-        let result = read(source, &job, buf.as_mut_slice()).map(|bad| Arc::new(Segment { job, buf, bad }));
-        // The receiver is gone when the capture has failed elsewhere.
-        let _ = reply.send(result);
-    }
+/// Carries out one read if that needs no waiting for a disk; whether it did. What `buf` has otherwise is of no use.
+pub(crate) fn read_cached(source: &dyn Source, job: &ReadJob, buf: &mut [u8]) -> bool {
+    let len = usize::try_from(job.extent.len).unwrap_or(usize::MAX);
+    let Some(bytes) = buf.get_mut(..len) else { return false };
+    source.read_cached(job.region_start + job.extent.start, bytes) == len
 }
 
 /// Carries out one read; gives what could not be read, relative to the region, which is zeros in `buf`.

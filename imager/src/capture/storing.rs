@@ -1,7 +1,7 @@
-//! From cuts to packs: name chunks, leave out what is known, build frames, compress, seal, put.
+//! From named cuts to packs: leave out what was stored meanwhile, build frames, compress, seal, put.
 //!
-//! Hashing and compressing run in parallel on one pool of threads; their results are taken in the order in
-//! which they were asked for, so that neighbours on the disk are neighbours in a pack. Every queue is bounded.
+//! Naming and compressing run in parallel; their results are taken in the order in which they were asked for, so that
+//! neighbours on the disk are neighbours in a pack. Every queue is bounded.
 //! Must not know: disks, file systems.
 
 use std::collections::HashSet;
@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
-use super::chunking::{Cut, Piece};
+use super::chunking::Piece;
 use crate::error::{Error, Result};
 use crate::extent::Extent;
 use crate::progress::{Progress, lock};
@@ -148,47 +148,29 @@ impl Shared {
 pub(crate) type Pending<T> = Receiver<T>;
 
 /// A cut with its name.
-enum Named {
-    Chunk { extent: Extent, id: ChunkId, pieces: Vec<Piece> },
+pub(crate) enum Named {
+    /// Was in the store before.
+    Known {
+        extent: Extent,
+        id: ChunkId,
+    },
+    /// Was not.
+    Chunk {
+        extent: Extent,
+        id: ChunkId,
+        pieces: Vec<Piece>,
+    },
     Zero(Extent),
     Unreadable(Extent),
 }
 
-/// Cuts of one region, as they go to the storing stage.
+/// What goes to the storing stage.
 pub(crate) enum Batch {
     /// A new region of this length begins.
     Region(u64),
-    /// Cuts that are being named.
-    Cuts(Pending<Vec<NamedCut>>),
+    Cuts(Vec<Named>),
     /// The region ends.
     End,
-}
-
-/// A cut whose chunk, if it is one, has its id.
-pub(crate) struct NamedCut(Named);
-
-/// Names the chunks of a batch on the pool.
-pub(crate) fn name_cuts(shared: &Arc<Shared>, cuts: Vec<Cut>) -> Pending<Vec<NamedCut>> {
-    let (reply, pending) = bounded(1);
-    let repository = Arc::clone(&shared.repository);
-    shared.pool.spawn(move || {
-        let named = cuts.into_iter().map(|cut| NamedCut(name(&repository, cut))).collect();
-        let _ = reply.send(named);
-    });
-    pending
-}
-
-fn name(repository: &Repository, cut: Cut) -> Named {
-    match cut {
-        Cut::Zero(extent) => Named::Zero(extent),
-        Cut::Unreadable(extent) => Named::Unreadable(extent),
-        Cut::Chunk(pieces) => {
-            let id = repository.chunk_id(Content::Data, pieces.iter().map(Piece::bytes));
-            let start = pieces.first().map_or(0, |piece| piece.extent.start);
-            let end = pieces.last().map_or(0, |piece| piece.extent.end());
-            Named::Chunk { extent: Extent::between(start, end), id, pieces }
-        }
-    }
 }
 
 /// A frame in the making.
@@ -207,7 +189,10 @@ impl OpenFrame {
 /// The stage that knows what is known: dedups, frames, builds block maps. One thread.
 pub(crate) struct Storer<'a> {
     shared: &'a Arc<Shared>,
-    known: KnownChunks,
+    /// In the store before.
+    known: &'a KnownChunks,
+    /// Stored since.
+    stored: KnownChunks,
     frames: Sender<Pending<std::io::Result<CodedFrame>>>,
     spare: (Sender<Vec<u8>>, Receiver<Vec<u8>>),
     data: OpenFrame,
@@ -222,7 +207,7 @@ pub(crate) struct Storer<'a> {
 impl<'a> Storer<'a> {
     pub(crate) fn new(
         shared: &'a Arc<Shared>,
-        known: KnownChunks,
+        known: &'a KnownChunks,
         level: Level,
         frames: Sender<Pending<std::io::Result<CodedFrame>>>,
     ) -> Self {
@@ -230,6 +215,7 @@ impl<'a> Storer<'a> {
         Self {
             shared,
             known,
+            stored: KnownChunks::default(),
             frames,
             spare: bounded(2 * threads + 4),
             data: OpenFrame::new(DATA_FRAME_BYTES),
@@ -242,22 +228,24 @@ impl<'a> Storer<'a> {
     }
 
     /// Takes batches until there are no more; gives the root of each region, in order.
-    pub(crate) fn run(&mut self, batches: &Receiver<Batch>) -> Result<Vec<Option<Root>>> {
+    pub(crate) fn run(&mut self, batches: &Receiver<Pending<Vec<Batch>>>) -> Result<Vec<Option<Root>>> {
         let mut roots = Vec::new();
         let mut builder = None;
-        for batch in batches {
-            match batch {
-                Batch::Region(len) => builder = Some(Builder::new(len)),
-                Batch::Cuts(pending) => {
-                    let cuts = pending.recv().map_err(|_| Error::Internal("a hashing thread ended early".into()))?;
-                    let builder = builder.as_mut().ok_or_else(|| Error::Internal("cuts without a region".into()))?;
-                    for NamedCut(cut) in cuts {
-                        self.add(cut, builder)?;
+        for pending in batches {
+            let batches = pending.recv().map_err(|_| Error::Internal("a reading thread ended early".into()))?;
+            for batch in batches {
+                match batch {
+                    Batch::Region(len) => builder = Some(Builder::new(len)),
+                    Batch::Cuts(cuts) => {
+                        let builder =
+                            builder.as_mut().ok_or_else(|| Error::Internal("cuts without a region".into()))?;
+                        cuts.into_iter().try_for_each(|cut| self.add(cut, builder))?;
                     }
-                }
-                Batch::End => {
-                    let builder = builder.take().ok_or_else(|| Error::Internal("an end without a region".into()))?;
-                    roots.push(builder.finish(&mut |bytes| self.add_node(bytes))?);
+                    Batch::End => {
+                        let builder =
+                            builder.take().ok_or_else(|| Error::Internal("an end without a region".into()))?;
+                        roots.push(builder.finish(&mut |bytes| self.add_node(bytes))?);
+                    }
                 }
             }
         }
@@ -274,9 +262,14 @@ impl<'a> Storer<'a> {
                 (extent, Run::Zero)
             }
             Named::Unreadable(extent) => (extent, Run::Unreadable),
+            Named::Known { extent, id } => {
+                self.chunks += 1;
+                Progress::add(&progress.known, extent.len);
+                (extent, Run::Chunk(id))
+            }
             Named::Chunk { extent, id, pieces } => {
                 self.chunks += 1;
-                if self.known.insert(short(id)) {
+                if self.stored.insert(short(id)) {
                     self.new_chunks += 1;
                     Progress::add(&progress.new, extent.len);
                     self.append(Content::Data, id, pieces.iter().map(Piece::bytes))?;
@@ -292,7 +285,7 @@ impl<'a> Storer<'a> {
 
     fn add_node(&mut self, bytes: &[u8]) -> Result<ChunkId> {
         let id = self.shared.repository.chunk_id(Content::Map, [bytes]);
-        if self.known.insert(short(id)) {
+        if !self.known.contains(&short(id)) && self.stored.insert(short(id)) {
             self.append(Content::Map, id, [bytes].into_iter())?;
         }
         Ok(id)

@@ -32,6 +32,12 @@ pub trait Source: ReadAt + Send {
     /// Size of a sector in bytes; none for a file, whose partition table tells.
     fn sector_size(&self) -> Option<u32>;
 
+    /// Fills as much of `buf` as is in memory and needs no waiting for a disk; gives how much that was.
+    fn read_cached(&self, offset: u64, buf: &mut [u8]) -> usize {
+        let _ = (offset, buf);
+        0
+    }
+
     /// Whether it is gone altogether, after a read has failed: the reason, in words.
     fn vanished(&self) -> Option<String> {
         None
@@ -80,8 +86,7 @@ impl SourceDisk {
         }
     }
 
-    /// Fills what the page cache has; returns how much that was.
-    fn read_cached(&self, offset: u64, buf: &mut [u8]) -> usize {
+    fn read_page_cache(&self, offset: u64, buf: &mut [u8]) -> usize {
         let mut done = 0;
         while let Some(rest) = buf.get_mut(done..).filter(|rest| !rest.is_empty()) {
             let mut slices = [io::IoSliceMut::new(rest)];
@@ -129,7 +134,7 @@ impl ReadAt for SourceDisk {
         if self.is_device {
             return self.read_device(offset, buf);
         }
-        let done = self.read_cached(offset, buf);
+        let done = self.read_page_cache(offset, buf);
         let (offset, rest) = (offset + done as u64, buf.get_mut(done..).unwrap_or_default());
         match &self.direct {
             Some(direct) if !rest.is_empty() && is_aligned(offset, rest) => {
@@ -151,6 +156,11 @@ impl Source for SourceDisk {
 
     fn sector_size(&self) -> Option<u32> {
         self.sector_size
+    }
+
+    fn read_cached(&self, offset: u64, buf: &mut [u8]) -> usize {
+        let is_within = check_range(offset, buf.len(), self.size()).is_ok();
+        if is_within && !self.is_device { self.read_page_cache(offset, buf) } else { 0 }
     }
 
     fn data_extents(&self) -> ExtentSet {
