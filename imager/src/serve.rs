@@ -10,7 +10,7 @@ use crate::clone::backing::export_name;
 use crate::error::Result;
 use crate::extent::Extent;
 use crate::image_disk::{Allocation, ImageDisk, Shelf};
-use crate::nbd::Export;
+use crate::nbd::{self, Export};
 use crate::repo::manifest::{ImageId, Manifest};
 use crate::table::Role;
 
@@ -69,8 +69,9 @@ impl Export for Part {
         self.description.clone()
     }
 
-    fn read(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
-        self.disk.read(self.place.start.saturating_add(offset), buf)
+    fn read(&self, place: Extent) -> Result<Vec<nbd::Part>> {
+        let parts = self.disk.parts(Extent::new(self.place.start.saturating_add(place.start), place.len))?;
+        Ok(parts.into_iter().map(|(part, bytes)| bytes.map_or(nbd::Part::Zeros(part.len), nbd::Part::Bytes)).collect())
     }
 
     fn read_ahead(&self, done: Extent) {

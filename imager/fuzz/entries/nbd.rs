@@ -7,14 +7,14 @@ use std::sync::Arc;
 use imager::Error;
 use imager::extent::Extent;
 use imager::image_disk::Allocation;
-use imager::nbd::{Export, converse};
+use imager::nbd::{Export, Part, converse};
 
 /// Bytes of the disk: several pieces of an answer, and an end that is no block's.
 const SIZE: u64 = (3 << 20) + 512;
 /// Where it cannot be read.
 const UNREADABLE: Extent = Extent { start: 2 << 20, len: 4096 };
 /// What an answer may hold in memory at once.
-const PIECE_BYTES_MAX: usize = 1 << 20;
+const PIECE_BYTES_MAX: u64 = 1 << 20;
 /// Bytes that the client listens to; then it is gone, and goes on asking.
 const HEARD_MAX: usize = 16 << 20;
 
@@ -33,14 +33,15 @@ impl Export for Disk {
         "a disk".to_owned()
     }
 
-    fn read(&self, offset: u64, buf: &mut [u8]) -> imager::Result<()> {
-        let place = Extent::new(offset, buf.len() as u64);
-        assert!(place.end() <= SIZE && buf.len() <= PIECE_BYTES_MAX && !buf.is_empty(), "{place:?}");
+    fn read(&self, place: Extent) -> imager::Result<Vec<Part>> {
+        assert!(place.end() <= SIZE && place.len <= PIECE_BYTES_MAX && !place.is_empty(), "{place:?}");
         if !place.intersection(UNREADABLE).is_empty() {
-            return Err(Error::damaged("disk", offset, "it cannot be read"));
+            return Err(Error::damaged("disk", place.start, "it cannot be read"));
         }
-        buf.fill(7);
-        Ok(())
+        // Nothing, everything, and what lies between.
+        let zeros = place.len.min(place.start % 5000);
+        let sevens = vec![7; usize::try_from(place.len - zeros).unwrap()];
+        Ok(vec![Part::Zeros(zeros), Part::Bytes(sevens.into())])
     }
 
     fn read_ahead(&self, done: Extent) {

@@ -3,7 +3,7 @@
 //!
 //! Must not know: block maps, disks.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -23,12 +23,11 @@ pub(super) enum Depth {
     Frame,
 }
 
-/// Bytes of a frame, and which of its chunks were found to be what their ids say.
+/// Bytes of a frame that were found to be what was written: by its seal if it is whole, by the chunk's id otherwise.
 struct Frame {
     /// Which of the frame's bytes the first one is.
     start: usize,
     bytes: Vec<u8>,
-    checked: Mutex<HashSet<u32>>,
 }
 
 impl Frame {
@@ -46,6 +45,12 @@ pub(super) struct Chunk {
 impl Chunk {
     pub(super) fn bytes(&self) -> &[u8] {
         self.frame.get(&self.range).unwrap_or_default()
+    }
+}
+
+impl AsRef<[u8]> for Chunk {
+    fn as_ref(&self) -> &[u8] {
+        self.bytes()
     }
 }
 
@@ -124,23 +129,20 @@ impl FrameCache {
         }
         let start = usize::try_from(place.at).unwrap_or(usize::MAX);
         let range = start..start.saturating_add(usize::try_from(place.len).unwrap_or(usize::MAX));
-        let loaded = self.frame(repository, frame, &range, depth)?;
-        let bytes = loaded.get(&range).ok_or_else(|| damaged("a chunk reaches behind its frame"))?;
-        if !lock(&loaded.checked).contains(&place.at) {
-            if repository.chunk_id(content, [bytes]) != id {
-                return Err(damaged("a chunk is not what its id says"));
-            }
-            lock(&loaded.checked).insert(place.at);
+        let loaded = self.frame(repository, frame, &range, id, depth)?;
+        if loaded.get(&range).is_none() {
+            return Err(damaged("a chunk reaches behind its frame"));
         }
         Ok(Chunk { frame: loaded, range })
     }
 
-    /// The frame at `place`, of which the bytes `range` are there if it has them.
+    /// The frame at `place`, of which the bytes `range`, the chunk `id`, are there if it has them.
     fn frame(
         &self,
         repository: &Repository,
         place: &FramePlace,
         range: &Range<usize>,
+        id: ChunkId,
         depth: Depth,
     ) -> Result<Arc<Frame>> {
         let key = (place.pack, place.number);
@@ -153,7 +155,7 @@ impl FrameCache {
         let before = held.len();
         let single = depth == Depth::Chunk && held.0.len() < SINGLE_CHUNKS_MAX;
         let fetched = if single {
-            fetch_chunk(repository, place, range)
+            fetch_chunk(repository, place, range, id)
         } else {
             // Not locked any more while it is fetched.
             let room = lock(&self.spare).pop();
@@ -224,14 +226,17 @@ fn fetch(repository: &Repository, place: &FramePlace, room: Vec<u8>) -> Result<F
     let sealed = repository.store().get_range(&object_name(place.pack), place.offset..end)?;
     let mut sealed = sealed.try_into_mut().unwrap_or_else(|shared| bytes::BytesMut::from(&shared[..]));
     let reader = repository.pack_reader(place.pack);
-    let bytes = reader.frame_in(room, Check::Ids, place.number, place.offset, &place.entry, &mut sealed)?;
-    Ok(Frame { start: 0, bytes, checked: Mutex::default() })
+    let bytes = reader.frame_in(room, Check::Seal, place.number, place.offset, &place.entry, &mut sealed)?;
+    Ok(Frame { start: 0, bytes })
 }
 
-fn fetch_chunk(repository: &Repository, place: &FramePlace, range: &Range<usize>) -> Result<Frame> {
+fn fetch_chunk(repository: &Repository, place: &FramePlace, range: &Range<usize>, id: ChunkId) -> Result<Frame> {
     let name = object_name(place.pack);
     let read = |range| repository.store().get_range(&name, range);
     let reader = repository.pack_reader(place.pack);
     let bytes = reader.part(place.number, place.offset, &place.entry, range.clone(), read)?;
-    Ok(Frame { start: range.start, bytes, checked: Mutex::default() })
+    if repository.chunk_id(place.entry.content, [bytes.as_slice()]) != id {
+        return Err(Error::damaged(name, place.offset, "a chunk is not what its id says"));
+    }
+    Ok(Frame { start: range.start, bytes })
 }

@@ -14,7 +14,10 @@ pub mod stream;
 
 use std::collections::VecDeque;
 use std::io;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, RwLock};
+
+use bytes::Bytes;
 
 use self::frames::{Chunk, Depth, FrameCache};
 use self::places::Places;
@@ -30,7 +33,7 @@ use crate::repo::manifest::{DiskImage, Manifest};
 use crate::repo::pack::{ChunkId, Content};
 
 /// Who reads no more than this at once, and nothing near it lately, reads here and there.
-const SMALL_READ_BYTES: usize = 64 << 10;
+const SMALL_READ_BYTES: u64 = 64 << 10;
 /// Near is what may lie in the same frame.
 const NEAR_BYTES: u64 = 2 << 20;
 /// Lately is so many reads ago.
@@ -70,7 +73,7 @@ impl Shelf {
         Ok(Arc::new(Self { repository, places, frames: FrameCache::new(cache.bytes()) }))
     }
 
-    /// A chunk whose bytes are what its id says. After a prune has moved it, it is looked for again.
+    /// A chunk that is what was written. After a prune has moved it, it is looked for again.
     fn chunk(&self, id: ChunkId, content: Content, depth: Depth) -> Result<Chunk> {
         let seen = self.places();
         match self.chunk_at(&seen, id, content, depth) {
@@ -154,11 +157,35 @@ impl ImageDisk {
     /// no meaning.
     pub fn read(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
         let wanted = self.within(offset, buf.len() as u64)?;
-        let is_near = self.is_near_others(offset);
-        let depth = if buf.len() <= SMALL_READ_BYTES && !is_near { Depth::Chunk } else { Depth::Frame };
-        let zeros = |buf: &mut [u8], gap: Extent| {
-            range(gap.start - offset, gap.len).and_then(|gap| buf.get_mut(gap)).unwrap_or_default().fill(0)
-        };
+        self.for_each_part(wanted, &mut |place, part| {
+            let to = range(place.start - offset, place.len).and_then(|range| buf.get_mut(range)).unwrap_or_default();
+            match part {
+                Some((chunk, range)) => to.copy_from_slice(chunk.bytes().get(range).unwrap_or_default()),
+                None => to.fill(0),
+            }
+        })
+    }
+
+    /// What is at `wanted`, ascending, without gaps: memory of the cache, or nothing where there are zeros.
+    ///
+    /// # Errors
+    /// As [`ImageDisk::read`].
+    pub fn parts(&self, wanted: Extent) -> Result<Vec<(Extent, Option<Bytes>)>> {
+        let mut parts = Vec::new();
+        self.for_each_part(self.within(wanted.start, wanted.len)?, &mut |place, part| {
+            parts.push((place, part.map(|(chunk, range)| Bytes::from_owner(chunk).slice(range))));
+        })?;
+        Ok(parts)
+    }
+
+    /// Visits the parts of `wanted`, ascending, without gaps: which bytes of which chunk, or zeros.
+    fn for_each_part(
+        &self,
+        wanted: Extent,
+        visit: &mut dyn FnMut(Extent, Option<(Chunk, Range<usize>)>),
+    ) -> Result<()> {
+        let is_near = self.is_near_others(wanted.start);
+        let depth = if wanted.len <= SMALL_READ_BYTES && !is_near { Depth::Chunk } else { Depth::Frame };
         let mut at = wanted.start;
         self.for_each_record(wanted, &mut |start, record| {
             let Run::Chunk(id) = record.run else { return Ok(()) };
@@ -166,21 +193,26 @@ impl ImageDisk {
             if shared.is_empty() {
                 return Ok(());
             }
-            zeros(buf, Extent::between(at, shared.start.max(at)));
-            at = shared.end();
+            if shared.start < at {
+                return Err(Error::damaged(format!("chunk {id}"), 0, "it lies where another one does"));
+            }
             let chunk = self.shelf.chunk(id, Content::Data, depth)?;
-            let bytes = chunk.bytes();
-            if bytes.len() as u64 != u64::from(record.len) {
-                return Err(Error::damaged(format!("chunk {id}"), 0, "its length is not the block map's"));
+            let of = range(shared.start - start, shared.len);
+            match of.filter(|of| of.end <= chunk.bytes().len() && chunk.bytes().len() as u64 == u64::from(record.len)) {
+                Some(of) => {
+                    if at < shared.start {
+                        visit(Extent::between(at, shared.start), None);
+                    }
+                    visit(shared, Some((chunk, of)));
+                    at = shared.end();
+                    Ok(())
+                }
+                None => Err(Error::damaged(format!("chunk {id}"), 0, "its length is not the block map's")),
             }
-            let to = range(shared.start - offset, shared.len).and_then(|range| buf.get_mut(range));
-            let of = range(shared.start - start, shared.len).and_then(|range| bytes.get(range));
-            if let (Some(to), Some(of)) = (to, of) {
-                to.copy_from_slice(of);
-            }
-            Ok(())
         })?;
-        zeros(buf, Extent::between(at, wanted.end()));
+        if at < wanted.end() {
+            visit(Extent::between(at, wanted.end()), None);
+        }
         Ok(())
     }
 
@@ -316,7 +348,7 @@ impl ReadAt for ImageDisk {
     }
 }
 
-fn range(start: u64, len: u64) -> Option<std::ops::Range<usize>> {
+fn range(start: u64, len: u64) -> Option<Range<usize>> {
     let start = usize::try_from(start).ok()?;
     Some(start..start.checked_add(usize::try_from(len).ok()?)?)
 }

@@ -11,14 +11,21 @@ use crate::repo::pack::{ChunkId, FrameEntry, PackId};
 /// A chunk's place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Place {
-    /// The first 64 bits of its id. Ids are keyed hashes, and whoever reads the chunk compares the whole.
+    /// The first 96 bits of its id, in two parts. Ids are keyed hashes: no repository has two that begin alike.
     key: u64,
+    more_of_key: u32,
     /// Number of the frame in this table.
     frame: u32,
     /// Where the chunk begins in the frame.
     pub at: u32,
     /// Its length in bytes.
     pub len: u32,
+}
+
+impl Place {
+    fn key(&self) -> (u64, u32) {
+        (self.key, self.more_of_key)
+    }
 }
 
 /// A frame's place.
@@ -49,7 +56,8 @@ impl Places {
                 let Ok(frame) = u32::try_from(frames.len()) else { return Ok(()) };
                 let mut at = 0u32;
                 for chunk in &entry.chunks {
-                    chunks.push(Place { key: key(chunk.id), frame, at, len: chunk.len });
+                    let (key, more_of_key) = key(chunk.id);
+                    chunks.push(Place { key, more_of_key, frame, at, len: chunk.len });
                     at = at.saturating_add(chunk.len);
                 }
                 let entry = FrameEntry { chunks: Vec::new(), ..*entry };
@@ -58,12 +66,12 @@ impl Places {
             Ok(())
         })?;
         chunks.sort_unstable();
-        chunks.dedup_by_key(|place| place.key);
+        chunks.dedup_by_key(|place| place.key());
         Ok(Self { chunks, frames })
     }
 
     pub(super) fn find(&self, id: ChunkId) -> Option<Place> {
-        let at = self.chunks.binary_search_by_key(&key(id), |place| place.key).ok()?;
+        let at = self.chunks.binary_search_by_key(&key(id), Place::key).ok()?;
         self.chunks.get(at).copied()
     }
 
@@ -72,6 +80,8 @@ impl Places {
     }
 }
 
-fn key(id: ChunkId) -> u64 {
-    id.0.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
+fn key(id: ChunkId) -> (u64, u32) {
+    let first = id.0.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+    let more = id.0.get(8..).and_then(<[u8]>::first_chunk).map_or(0, |bytes| u32::from_le_bytes(*bytes));
+    (first, more)
 }

@@ -10,11 +10,22 @@ mod transmission;
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 pub use self::server::{Listen, Server};
 
 use crate::error::Result;
 use crate::extent::Extent;
 use crate::image_disk::Allocation;
+
+/// Bytes of a disk, which are sent from where they are.
+#[derive(Clone, Debug)]
+pub enum Part {
+    /// These.
+    Bytes(Bytes),
+    /// So many zeros.
+    Zeros(u64),
+}
 
 /// A disk that clients may read.
 pub trait Export: Send + Sync {
@@ -27,11 +38,11 @@ pub trait Export: Send + Sync {
     /// What it is, for people.
     fn description(&self) -> String;
 
-    /// Fills `buf` with what is at `offset`.
+    /// What is at `place`, in parts that have its length together.
     ///
     /// # Errors
     /// Whatever keeps the bytes from being read.
-    fn read(&self, offset: u64, buf: &mut [u8]) -> Result<()>;
+    fn read(&self, place: Extent) -> Result<Vec<Part>>;
 
     /// A reader that goes forward has just read `done`.
     fn read_ahead(&self, done: Extent) {
@@ -78,7 +89,7 @@ mod tests {
 
     use super::*;
 
-    /// A disk of as many bytes, all of them its number.
+    /// A disk of as many bytes.
     struct Plain(u64);
 
     impl Export for Plain {
@@ -94,9 +105,8 @@ mod tests {
             "plain".to_owned()
         }
 
-        fn read(&self, _: u64, buf: &mut [u8]) -> Result<()> {
-            buf.fill(7);
-            Ok(())
+        fn read(&self, place: Extent) -> Result<Vec<Part>> {
+            Ok(vec![Part::Zeros(1), Part::Bytes(vec![7; usize::try_from(place.len - 1).unwrap()].into())])
         }
 
         fn allocation(&self, wanted: Extent) -> Result<Vec<(Extent, Allocation)>> {

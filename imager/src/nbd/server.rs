@@ -2,8 +2,9 @@
 //!
 //! On a Unix socket, or on the loopback interface: the protocol has no secrets, so it does not leave the machine.
 
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -11,8 +12,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::PeerCredentials;
+use nix::sys::socket::{MsgFlags, getsockopt, sendmsg};
 
 use super::{Export, converse};
 use crate::error::{Error, Result};
@@ -241,6 +242,17 @@ impl Write for Connection {
             Self::Unix(stream) => stream.write(buf),
             Self::Tcp(stream) => stream.write(buf),
         }
+    }
+
+    /// Unlike that of the streams themselves, to a client that is gone it is an error and no signal.
+    fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        const SLICES_MAX: usize = 1024;
+        let bufs = bufs.get(..SLICES_MAX).unwrap_or(bufs);
+        let socket = match self {
+            Self::Unix(stream) => stream.as_raw_fd(),
+            Self::Tcp(stream) => stream.as_raw_fd(),
+        };
+        Ok(sendmsg::<()>(socket, bufs, &[], MsgFlags::MSG_NOSIGNAL, None)?)
     }
 
     fn flush(&mut self) -> io::Result<()> {

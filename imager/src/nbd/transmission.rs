@@ -4,14 +4,14 @@
 
 #![forbid(unsafe_code)]
 
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crossbeam_channel::bounded;
 
 use super::negotiation::{BlockStatus, CONTEXT_ID, Chosen, Structured};
-use super::{Export, REQUEST_BYTES_MAX, read_array};
+use super::{Export, Part, REQUEST_BYTES_MAX, read_array};
 use crate::extent::Extent;
 use crate::image_disk::Allocation;
 use crate::progress::lock;
@@ -83,10 +83,9 @@ pub(super) fn serve<W: Write + Send>(
             let receive = receive.clone();
             let answers = &answers;
             scope.spawn(move || {
-                let mut message = Vec::new();
                 for request in receive {
                     // A connection that is gone is noticed by the one who reads from it.
-                    if answers.answer(&request, &mut message).is_err() {
+                    if answers.answer(&request).is_err() {
                         break;
                     }
                 }
@@ -140,8 +139,7 @@ struct Answers<'a, W> {
 }
 
 impl<W: Write> Answers<'_, W> {
-    /// `message` is room for what is sent, kept from one request to the next.
-    fn answer(&self, request: &Request, message: &mut Vec<u8>) -> io::Result<()> {
+    fn answer(&self, request: &Request) -> io::Result<()> {
         let place = Extent::new(request.offset, request.len.into());
         let is_within = request.offset.checked_add(request.len.into()).is_some_and(|end| end <= self.export.size());
         match request.command {
@@ -152,7 +150,7 @@ impl<W: Write> Answers<'_, W> {
             CMD_READ if self.is_to_be_whole(request) && place.len > PIECE_BYTES => {
                 self.error(request, EOVERFLOW, "more than 1 MiB at once and in one piece")
             }
-            CMD_READ => self.read(request, place, message),
+            CMD_READ => self.read(request, place),
             CMD_CACHE => {
                 self.export.read_ahead(Extent::new(place.start, 0));
                 self.done(request)
@@ -172,10 +170,10 @@ impl<W: Write> Answers<'_, W> {
         request.flags & REQUEST_WHOLE != 0 && self.chosen.structured == Structured::Yes
     }
 
-    fn read(&self, request: &Request, place: Extent, message: &mut Vec<u8>) -> io::Result<()> {
+    fn read(&self, request: &Request, place: Extent) -> io::Result<()> {
         let sent = match self.chosen.structured {
-            Structured::Yes => self.read_structured(request, place, message)?,
-            Structured::No => self.read_simple(request, place, message)?,
+            Structured::Yes => self.read_structured(request, place)?,
+            Structured::No => self.read_simple(request, place)?,
         };
         if sent == Sent::All && self.read_up_to.swap(place.end(), Ordering::Relaxed) == place.start {
             self.export.read_ahead(place);
@@ -184,15 +182,15 @@ impl<W: Write> Answers<'_, W> {
     }
 
     /// Pieces that each say where they belong.
-    fn read_structured(&self, request: &Request, place: Extent, message: &mut Vec<u8>) -> io::Result<Sent> {
+    fn read_structured(&self, request: &Request, place: Extent) -> io::Result<Sent> {
         for piece in pieces(place) {
             let flags = if piece.end() == place.end() { CHUNK_DONE } else { CHUNK_MORE };
             let len = u32::try_from(piece.len).unwrap_or(0);
             let mut header = Vec::with_capacity(28);
             chunk_header(&mut header, request, flags, CHUNK_OFFSET_DATA, len.saturating_add(8));
             header.extend_from_slice(&piece.start.to_be_bytes());
-            match self.with_header(&header, piece, message) {
-                Ok(whole) => lock(&self.replies).write_all(whole)?,
+            match self.export.read(piece) {
+                Ok(parts) => send(&mut *lock(&self.replies), &header, &parts)?,
                 Err(error) => {
                     self.error(request, EIO, &error.to_string())?;
                     return Ok(Sent::Error);
@@ -204,15 +202,15 @@ impl<W: Write> Answers<'_, W> {
 
     /// One run of bytes behind its header. Once that is sent there is no way to say that something is wrong but to
     /// hang up.
-    fn read_simple(&self, request: &Request, place: Extent, message: &mut Vec<u8>) -> io::Result<Sent> {
+    fn read_simple(&self, request: &Request, place: Extent) -> io::Result<Sent> {
         let mut replies = None;
         for piece in pieces(place) {
             let mut header = Vec::new();
             if replies.is_none() {
                 simple_header(&mut header, request, 0);
             }
-            match self.with_header(&header, piece, message) {
-                Ok(whole) => replies.get_or_insert_with(|| lock(&self.replies)).write_all(whole)?,
+            match self.export.read(piece) {
+                Ok(parts) => send(&mut **replies.get_or_insert_with(|| lock(&self.replies)), &header, &parts)?,
                 Err(error) if replies.is_none() => {
                     self.error(request, EIO, &error.to_string())?;
                     return Ok(Sent::Error);
@@ -221,20 +219,6 @@ impl<W: Write> Answers<'_, W> {
             }
         }
         Ok(Sent::All)
-    }
-
-    /// The header and the data behind it in one piece, so that they leave together.
-    fn with_header<'m>(&self, header: &[u8], piece: Extent, message: &'m mut Vec<u8>) -> crate::Result<&'m [u8]> {
-        let len = header.len() + usize::try_from(piece.len).unwrap_or(0);
-        // Only what is new is filled: all of it is overwritten.
-        if message.len() < len {
-            message.resize(len, 0);
-        }
-        let whole = message.get_mut(..len).unwrap_or_default();
-        let (front, data) = whole.split_at_mut(header.len().min(len));
-        front.copy_from_slice(header);
-        self.export.read(piece.start, data)?;
-        Ok(whole)
     }
 
     fn block_status(&self, request: &Request, place: Extent) -> io::Result<()> {
@@ -293,6 +277,36 @@ impl<W: Write> Answers<'_, W> {
 enum Sent {
     All,
     Error,
+}
+
+/// Sends a header and what it announces in one go, from where it is.
+fn send(replies: &mut impl Write, header: &[u8], parts: &[Part]) -> io::Result<()> {
+    static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+    let mut slices = vec![IoSlice::new(header)];
+    for part in parts {
+        match part {
+            Part::Bytes(bytes) => slices.push(IoSlice::new(bytes)),
+            Part::Zeros(len) => {
+                let mut left = usize::try_from(*len).unwrap_or(usize::MAX);
+                while left > 0 {
+                    let zeros = ZEROS.get(..left).unwrap_or(&ZEROS);
+                    slices.push(IoSlice::new(zeros));
+                    left -= zeros.len();
+                }
+            }
+        }
+    }
+    let mut slices = &mut *slices;
+    IoSlice::advance_slices(&mut slices, 0);
+    while !slices.is_empty() {
+        match replies.write_vectored(slices) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(sent) => IoSlice::advance_slices(&mut slices, sent),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 fn pieces(place: Extent) -> impl Iterator<Item = Extent> {

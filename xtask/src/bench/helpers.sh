@@ -102,6 +102,10 @@ serve_clone() {
   serve "$IMAGER" serve --repo "$WORK/imager-debian" --for "$WORK/debian.qcow2"
 }
 
+# As many connections and requests as keep two processors busy: the client shares them with the server, and with its
+# defaults spends twice as much on memory for what is under way.
+read_all() { nbdcopy --connections=2 --threads=2 --requests=8 "$NBD" null:; }
+
 READ_BEFORE='--offset=1g --size=256m'
 random_reads() { # COUNT OPTION...: of 4 KiB, 16 at a time, always the same ones
   local count=$1

@@ -42,7 +42,7 @@ pub(super) const SEQUENTIAL: &[Contender] = &[
         needs: &["imager"],
         before: "serve_image",
         warm: "warm_folder $WORK/imager",
-        command: "nbdcopy \"$NBD\" null:",
+        command: "read_all",
         after: "stop_serving",
         ..NOTHING
     },
@@ -51,7 +51,7 @@ pub(super) const SEQUENTIAL: &[Contender] = &[
         needs: &["zstd.qcow2"],
         before: "serve_qcow2 zstd.qcow2",
         warm: "warm $WORK/zstd.qcow2",
-        command: "nbdcopy \"$NBD\" null:",
+        command: "read_all",
         after: "stop_serving",
         ..NOTHING
     },
