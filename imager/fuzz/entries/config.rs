@@ -1,6 +1,6 @@
 //! What must be true of every `config` and of every key slot.
 
-use imager::repo::config::{ChunkSizes, Config, KeySlot, from_lines, to_lines};
+use imager::repo::config::{ChunkSizes, Config, FrameSize, KeySlot, from_lines, to_lines};
 use imager::repo::seal::Suite;
 
 /// Reads `data` as the whole object, and as its first line with the checksum that belongs to it.
@@ -15,6 +15,7 @@ fn read(object: &[u8]) {
     if let Ok((config, line)) = Config::from_bytes(object) {
         assert!(object.starts_with(&line) && object.get(line.len()) == Some(&b'\n'));
         assert_eq!(config.chunks, ChunkSizes::around(config.chunks.average.into()).unwrap());
+        assert_eq!(config.frames, FrameSize::new(u64::try_from(config.frames.bytes()).unwrap()).unwrap());
         assert_eq!(config.public_secret.is_some(), config.seal == Suite::Blake3);
         let again = to_lines(&config).unwrap();
         let (same, _) = Config::from_bytes(&again).unwrap();

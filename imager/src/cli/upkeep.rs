@@ -13,7 +13,7 @@ use crate::capture::Verify as Depth;
 use crate::error::{Error, Result};
 use crate::memory::Budget;
 use crate::prune::{self, DryRun};
-use crate::repo::config::ChunkSizes;
+use crate::repo::config::{ChunkSizes, FrameSize};
 use crate::repo::index::with_fresh_index;
 use crate::repo::seal::Suite;
 use crate::repo::store::CrateStore;
@@ -32,6 +32,10 @@ pub(super) struct Init {
     /// Average size of a chunk: smaller finds more that is the same, larger needs less memory.
     #[arg(long, value_name = "AVG", value_parser = parse_size, default_value = "64KiB")]
     chunk_size: u64,
+    /// How much is compressed together. Smaller makes reads here and there faster, from `serve`, linked clones and `mount`,
+    /// and the repository larger.
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, default_value = "1280KiB")]
+    frame_size: u64,
 }
 
 #[derive(Args)]
@@ -80,7 +84,7 @@ pub(super) enum Key {
 }
 
 pub(super) fn init(global: &Global, args: Init) -> Result<u8> {
-    let chunks = ChunkSizes::around(args.chunk_size)?;
+    let (chunks, frames) = (ChunkSizes::around(args.chunk_size)?, FrameSize::new(args.frame_size)?);
     // The environment may name a password for other repositories.
     let environment = std::env::var_os("IMAGER_PASSWORD_FILE").map(PathBuf::from);
     if args.no_password && global.password_file.as_ref().is_some_and(|file| Some(file) != environment.as_ref()) {
@@ -101,7 +105,7 @@ pub(super) fn init(global: &Global, args: Init) -> Result<u8> {
     };
     std::fs::create_dir_all(&args.repository).map_err(Error::io("create", &args.repository))?;
     let store = Arc::new(CrateStore::local(&args.repository)?);
-    let repository = Repository::create(store, &lock, chunks)?;
+    let repository = Repository::create(store, &lock, chunks, frames)?;
     let id = repository.config().id;
     if global.json {
         print_json(&serde_json::json!({ "type": "repository", "id": id.to_string(), "encrypted": !args.no_password }));

@@ -37,6 +37,50 @@ pub struct Config {
     pub public_secret: Option<Hex<32>>,
     /// How it cuts chunks.
     pub chunks: ChunkSizes,
+    /// How much of the disks is compressed together.
+    #[serde(default, skip_serializing_if = "FrameSize::is_default")]
+    pub frames: FrameSize,
+}
+
+/// Size of a frame of data before compression, in bytes, at which it is closed. Smaller ones take more room, and less
+/// is decompressed for who reads here and there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct FrameSize(u32);
+
+impl Default for FrameSize {
+    /// A reference disk takes 0.6 % less room than with 1 MiB, and as much as one long stream of zstd; larger frames gain
+    /// little, and cost whoever reads here and there.
+    fn default() -> Self {
+        Self(1280 << 10)
+    }
+}
+
+impl FrameSize {
+    /// A multiple of 64 KiB, up to 4 MiB.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for any other size.
+    pub fn new(bytes: u64) -> Result<Self> {
+        match u32::try_from(bytes) {
+            Ok(size) if size.is_multiple_of(64 << 10) && (64 << 10..=4 << 20).contains(&size) => Ok(Self(size)),
+            _ => Err(Error::Usage(format!("the frame size {bytes} is not a multiple of 64 KiB up to 4 MiB"))),
+        }
+    }
+
+    /// In bytes.
+    #[must_use]
+    pub fn bytes(self) -> usize {
+        usize::try_from(self.0).unwrap_or(usize::MAX)
+    }
+
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    fn is_sane(self) -> bool {
+        Self::new(self.0.into()).is_ok()
+    }
 }
 
 /// Sizes of chunks in bytes: powers of two, multiples of 4 KiB.
@@ -238,8 +282,8 @@ impl Config {
     /// As [`from_lines`]; sizes that are not sane are damage.
     pub fn from_bytes(bytes: &[u8]) -> Result<(Self, Vec<u8>)> {
         let (config, line): (Self, _) = from_lines(CONFIG, bytes)?;
-        if !config.chunks.is_sane() {
-            return Err(Error::damaged(CONFIG, 0, "the chunk sizes are not sane"));
+        if !config.chunks.is_sane() || !config.frames.is_sane() {
+            return Err(Error::damaged(CONFIG, 0, "the sizes of chunks or frames are not sane"));
         }
         if (config.seal == Suite::Blake3) != config.public_secret.is_some() {
             return Err(Error::damaged(CONFIG, 0, "the way of sealing and the public secret do not fit together"));
@@ -256,8 +300,9 @@ mod tests {
     fn config() -> Bytes {
         let chunks = ChunkSizes::around(64 << 10).unwrap();
         let (id, public_secret) = (Hex([1; 16]), Some(Hex([2; 32])));
-        let created = Timestamp::UNIX_EPOCH;
-        to_lines(&Config { version: FORMAT_VERSION, id, created, seal: Suite::Blake3, public_secret, chunks }).unwrap()
+        let (version, created, seal) = (FORMAT_VERSION, Timestamp::UNIX_EPOCH, Suite::Blake3);
+        let frames = FrameSize::new(128 << 10).unwrap();
+        to_lines(&Config { version, id, created, seal, public_secret, chunks, frames }).unwrap()
     }
 
     /// A line of JSON with the checksum that belongs to it.
@@ -297,6 +342,9 @@ mod tests {
             ("16384", "0"),
             ("65536", "65537"),
             ("65536", "4294967295"),
+            ("131072", "0"),
+            ("131072", "131073"),
+            ("131072", "67108864"),
             (r#""id":"01"#, r#""id":"0"#),
             (r#""id":"01"#, r#""id":"0G"#),
         ] {
@@ -304,6 +352,15 @@ mod tests {
             let changed = lines(&json.replace(what, with));
             assert!(matches!(Config::from_bytes(changed.as_bytes()), Err(Error::Damaged { .. })), "{with}");
         }
+    }
+
+    #[test]
+    fn a_config_without_a_frame_size_has_the_usual_one() {
+        let text = String::from_utf8(config().to_vec()).unwrap();
+        let json = text.lines().next().unwrap().replace(r#","frames":131072"#, "");
+        let (config, _) = Config::from_bytes(lines(&json).as_bytes()).unwrap();
+        assert_eq!(config.frames, FrameSize::default());
+        assert_eq!(to_lines(&config).unwrap(), lines(&json));
     }
 
     #[test]
@@ -345,7 +402,7 @@ mod tests {
                 json.replace_range(at..=at, &what);
             }
             if let Ok((config, line)) = Config::from_bytes(lines(&json).as_bytes()) {
-                prop_assert!(config.chunks.is_sane());
+                prop_assert!(config.chunks.is_sane() && config.frames.is_sane());
                 prop_assert_eq!(line, json.into_bytes());
             }
         }

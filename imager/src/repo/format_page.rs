@@ -5,7 +5,9 @@ use serde_json::{Value, json};
 
 use super::block_map::{FANOUT, LEAF_RECORD, NODE_RECORD, Root, SPAN, UNREADABLE, ZERO, height_for};
 use super::clones::{CloneFile, CloneRecord};
-use super::config::{CONFIG, ChunkSizes, Config, FORMAT_VERSION, Hex, KEYS, KeySlot, MEMORY_KIB_MAX, PASSES_MAX};
+use super::config::{
+    CONFIG, ChunkSizes, Config, FORMAT_VERSION, FrameSize, Hex, KEYS, KeySlot, MEMORY_KIB_MAX, PASSES_MAX,
+};
 use super::frame::coded_len_max;
 use super::index::INDEX_OBJECT_BYTES;
 use super::manifest::{DISK_BYTES_MAX, DiskImage, Manifest, Region, Stats, Volume};
@@ -159,6 +161,7 @@ fn config() -> Config {
         seal: Suite::Blake3,
         public_secret: Some(Hex([0; 32])),
         chunks: ChunkSizes::around(64 << 10).unwrap(),
+        frames: FrameSize::new(128 << 10).unwrap(),
     }
 }
 

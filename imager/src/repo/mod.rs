@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
-use self::config::{CONFIG, ChunkSizes, Config, FORMAT_VERSION, Hex, KEYS, KeySlot, from_lines, to_lines};
+use self::config::{CONFIG, ChunkSizes, Config, FORMAT_VERSION, FrameSize, Hex, KEYS, KeySlot, from_lines, to_lines};
 use self::object::Kind;
 use self::pack::{ChunkId, Content, PackId, PackReader};
 use self::seal::{MasterSecret, Suite, random};
@@ -53,7 +53,7 @@ impl Repository {
     /// # Errors
     /// [`Error::RepositoryExists`], or what the store says. The config is written last: killed before, there
     /// is no repository, and the next one does not mind what is left.
-    pub fn create(store: Arc<dyn Store>, lock: &Lock, chunks: ChunkSizes) -> Result<Self> {
+    pub fn create(store: Arc<dyn Store>, lock: &Lock, chunks: ChunkSizes, frames: FrameSize) -> Result<Self> {
         match store.get(CONFIG) {
             Err(Error::Missing { .. }) => {}
             Ok(config) if is_unfinished(&*store, &config)? => store.delete(CONFIG)?,
@@ -68,7 +68,8 @@ impl Repository {
             Lock::None => (Suite::Blake3, Some(Hex(bytes))),
         };
         let created = jiff::Timestamp::now();
-        let config = Config { version: FORMAT_VERSION, id: Hex(random()?), created, seal, public_secret, chunks };
+        let (version, id) = (FORMAT_VERSION, Hex(random()?));
+        let config = Config { version, id, created, seal, public_secret, chunks, frames };
         let object = to_lines(&config)?;
         let (config, config_line) = Config::from_bytes(&object)?;
         let secret = MasterSecret::new(seal, bytes, config.id.0);

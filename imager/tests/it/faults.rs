@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use imager::repo::config::ChunkSizes;
+use imager::repo::config::{ChunkSizes, FrameSize};
 use imager::repo::manifest::ImageId;
 use imager::repo::pack::Content;
 use imager::repo::store::Store;
@@ -192,7 +192,12 @@ fn password(words: &[u8]) -> Zeroizing<Vec<u8>> {
 }
 
 fn create(store: Arc<dyn Store>) -> Result<Repository> {
-    Repository::create(store, &Lock::Password(password(PASSWORD)), ChunkSizes::around(16 << 10).unwrap())
+    Repository::create(
+        store,
+        &Lock::Password(password(PASSWORD)),
+        ChunkSizes::around(16 << 10).unwrap(),
+        FrameSize::default(),
+    )
 }
 
 fn unlock(store: &Arc<MemStore>, words: &[u8]) -> Result<Arc<Repository>> {

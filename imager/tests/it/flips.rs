@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use imager::capture::Verify;
 use imager::progress::Progress;
-use imager::repo::config::ChunkSizes;
+use imager::repo::config::{ChunkSizes, FrameSize};
 use imager::repo::manifest::ImageId;
 use imager::repo::store::Store;
 use imager::repo::{Lock, Repository};
@@ -30,7 +30,10 @@ fn damage_is_found(lock: &Lock, seed: u64) {
     within(Duration::from_secs(900), "damaging a repository", || {
         let store = MemStore::new();
         let chunks = ChunkSizes::around(16 << 10).unwrap();
-        let repository = Arc::new(Repository::create(Arc::clone(&store) as Arc<dyn Store>, lock, chunks).unwrap());
+        let repository = Arc::new(
+            Repository::create(Arc::clone(&store) as Arc<dyn Store>, lock, chunks, FrameSize::new(64 << 10).unwrap())
+                .unwrap(),
+        );
         let mut random = Random::new(seed);
         let days = [0, 1].map(|_| TestDisk::new([random.bytes(90_000), vec![7; 30_000]].concat()));
         let images = days.map(|disk| (capture(&repository, &disk).unwrap().id, disk));

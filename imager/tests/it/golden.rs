@@ -9,7 +9,7 @@ use imager::capture::{self, Captured, Level, Verify};
 use imager::fs::Note;
 use imager::machine::{Firmware, Machine, Nic};
 use imager::progress::Progress;
-use imager::repo::config::ChunkSizes;
+use imager::repo::config::{ChunkSizes, FrameSize};
 use imager::repo::manifest::ImageId;
 use imager::repo::seal::Suite;
 use imager::repo::store::CrateStore;
@@ -164,7 +164,7 @@ fn make_golden() {
         };
         let store = Arc::new(CrateStore::local(&directory).unwrap());
         let chunks = ChunkSizes::around(64 << 10).unwrap();
-        let repository = Arc::new(Repository::create(store, &lock, chunks).unwrap());
+        let repository = Arc::new(Repository::create(store, &lock, chunks, FrameSize::default()).unwrap());
         let mut lines = String::new();
         for disk in &days {
             let Captured { id, mut manifest, .. } = capture_disk(&repository, disk);

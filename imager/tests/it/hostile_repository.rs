@@ -16,7 +16,7 @@ use imager::memory::Budget;
 use imager::progress::Progress;
 use imager::prune::{self, DryRun};
 use imager::repo::block_map::Root;
-use imager::repo::config::{ChunkSizes, Hex};
+use imager::repo::config::{ChunkSizes, FrameSize, Hex};
 use imager::repo::frame;
 use imager::repo::manifest::{Manifest, Region};
 use imager::repo::object::Kind;
@@ -34,7 +34,9 @@ use crate::support::{output, sh};
 fn create(directory: &Path) -> Arc<Repository> {
     fs::create_dir_all(directory).unwrap();
     let store = Arc::new(CrateStore::local(directory).unwrap());
-    Arc::new(Repository::create(store, &Lock::None, ChunkSizes::around(64 << 10).unwrap()).unwrap())
+    Arc::new(
+        Repository::create(store, &Lock::None, ChunkSizes::around(64 << 10).unwrap(), FrameSize::default()).unwrap(),
+    )
 }
 
 fn open(directory: &Path) -> Arc<Repository> {

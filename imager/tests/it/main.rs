@@ -14,6 +14,7 @@ mod faults;
 mod files;
 mod files_hostile;
 mod flips;
+mod frames;
 mod fs_ext;
 mod fs_ext_damage;
 mod fs_ext_journal;

@@ -85,6 +85,11 @@ fn bad_numbers_are_refused_before_anything_is_done() {
         let error = imager.fails(2, &["init", text(&made), "--no-password", "--chunk-size", size]);
         assert!(error.contains(why) && !made.exists(), "{error}");
     }
+    for size in ["0", "100K", "32K", "8M", "1G"] {
+        let made = dir.path("made");
+        let error = imager.fails(2, &["init", text(&made), "--no-password", "--frame-size", size]);
+        assert!(error.contains("multiple of 64 KiB up to 4 MiB") && !made.exists(), "{error}");
+    }
     for args in [&["forget"][..], &["forget", "x", "--keep-last", "1"], &["forget", "--keep-last", "0"]] {
         assert!(imager.fails(2, args).contains("name images to forget, or give rules"));
     }

@@ -46,7 +46,7 @@ used_bytes() { # every file system's used blocks, one after another, as plain by
   done
 }
 
-imager_init() { rm -rf "$1"; "$IMAGER" init "$1" --no-password; }
+imager_init() { rm -rf "$1"; "$IMAGER" init --no-password "$@"; }
 restic_init() { rm -rf "$1"; restic -q init --repository-version 2 -r "$1"; }
 restic_backup() { restic -q -r "$1" backup --compression auto --stdin --stdin-filename disk.img < "$2"; }
 borg_init() { rm -rf "$1" "$BORG_BASE_DIR"; borg init -e none "$1"; }
@@ -88,7 +88,7 @@ serve() { # COMMAND...
     sleep 0.1
   done
 }
-serve_image() { serve "$IMAGER" serve latest --repo "$WORK/imager" --socket "$WORK/nbd.sock"; }
+serve_image() { serve "$IMAGER" serve latest --repo "$WORK/$1" --socket "$WORK/nbd.sock"; }
 serve_qcow2() { serve qemu-nbd --read-only --persistent --shared 0 -f qcow2 --socket "$WORK/nbd.sock" "$WORK/$1"; }
 stop_serving() {
   local pid

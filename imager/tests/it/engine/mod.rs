@@ -17,7 +17,7 @@ use imager::memory::Budget;
 use imager::progress::Progress;
 use imager::prune::{self, DryRun, Pruned};
 use imager::read_at::ReadAt;
-use imager::repo::config::ChunkSizes;
+use imager::repo::config::{ChunkSizes, FrameSize};
 use imager::repo::index::with_fresh_index;
 use imager::repo::manifest::ImageId;
 use imager::repo::pack::{ChunkId, Content};
@@ -168,7 +168,9 @@ pub(crate) fn memory() -> Budget {
 
 /// An unencrypted repository with small chunks.
 pub(crate) fn init(store: Arc<dyn Store>) -> Arc<Repository> {
-    Arc::new(Repository::create(store, &Lock::None, ChunkSizes::around(16 << 10).unwrap()).unwrap())
+    Arc::new(
+        Repository::create(store, &Lock::None, ChunkSizes::around(16 << 10).unwrap(), FrameSize::default()).unwrap(),
+    )
 }
 
 /// Opens an unencrypted repository.

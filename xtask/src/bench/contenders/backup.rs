@@ -20,6 +20,14 @@ pub(super) const CAPTURE: &[Contender] = &[
         ..NOTHING
     },
     Contender {
+        tool: "imager -3, small chunks and frames",
+        before: "imager_init $WORK/imager-small --chunk-size 32K --frame-size 64K",
+        warm: "warm $IMG",
+        command: "$IMAGER capture --repo $WORK/imager-small --level 3 --name bench $IMG",
+        result: "imager-small",
+        ..NOTHING
+    },
+    Contender {
         tool: "partclone -a0, zstd -3",
         before: "rm -rf $WORK/partclone-a0",
         warm: "warm_partitions",

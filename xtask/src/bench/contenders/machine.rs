@@ -40,7 +40,7 @@ pub(super) const SEQUENTIAL: &[Contender] = &[
     Contender {
         tool: "imager serve",
         needs: &["imager"],
-        before: "serve_image",
+        before: "serve_image imager",
         warm: "warm_folder $WORK/imager",
         command: "read_all",
         after: "stop_serving",
@@ -62,8 +62,17 @@ pub(super) const RANDOM_COLD: &[Contender] = &[
     Contender {
         tool: "imager serve",
         needs: &["imager"],
-        before: "serve_image",
+        before: "serve_image imager",
         warm: "warm_folder $WORK/imager",
+        command: "random_reads 4096",
+        after: "stop_serving",
+        ..NOTHING
+    },
+    Contender {
+        tool: "imager serve, small chunks and frames",
+        needs: &["imager-small"],
+        before: "serve_image imager-small",
+        warm: "warm_folder $WORK/imager-small",
         command: "random_reads 4096",
         after: "stop_serving",
         ..NOTHING
@@ -93,7 +102,7 @@ pub(super) const RANDOM_CACHED: &[Contender] = &[
     Contender {
         tool: "imager serve",
         needs: &["imager"],
-        before: "serve_image; random_reads 65536 $READ_BEFORE",
+        before: "serve_image imager; random_reads 65536 $READ_BEFORE",
         command: "random_reads 65536 $READ_BEFORE",
         after: "stop_serving",
         ..NOTHING
