@@ -5,7 +5,7 @@ use std::hint::black_box;
 use std::thread::sleep;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use lifeboat_tests::tool;
 
 /// How long to wait for other work to end before measuring anyway.
@@ -34,6 +34,15 @@ impl Heat {
         black_box(&memory);
         Ok(())
     }
+}
+
+/// Has the page cache drop the files of what ran before: full of them, it makes room by throwing out what is measured next.
+///
+/// # Errors
+/// When that is not allowed.
+pub(crate) fn forget_files() -> Result<()> {
+    tool::run("sync", [""; 0])?;
+    fs::write("/proc/sys/vm/drop_caches", "1").context("cannot drop the page cache")
 }
 
 /// Touches free memory, then waits until nobody else computes.

@@ -1,8 +1,8 @@
 //! `cargo xtask bench`: imager and other tools on the same disks, taking turns, in one table.
 //!
-//! What is measured stands in [`contenders`], on which disks in [`disks`]. Before each measurement the input is read
-//! once, free memory is touched, and other work is waited for; every tool runs once, then all again. Everything lies
-//! below `target/bench`; the disks and downloaded packages stay for the next time.
+//! What is measured stands in [`contenders`], on which disks in [`disks`]. Before each measurement what other tools left in
+//! the page cache is dropped, the input is read once, free memory is touched, and other work is waited for. Every tool runs
+//! once, then all again. Everything lies below `target/bench`; the disks and downloaded packages stay for the next time.
 
 mod contenders;
 mod contents;
@@ -166,6 +166,7 @@ impl Bench {
 
     fn measure(&self, subject: &Subject, contender: &Contender, rep: u32) -> Result<Sample> {
         let title = subject.title(contender);
+        quiet::forget_files()?;
         self.script(contender.before)?;
         let size_before = self.size_of(contender)?;
         tool::run("sync", [""; 0])?;
