@@ -35,6 +35,9 @@ attach_partition() { # IMAGE NUMBER OPTION...
 }
 
 warm() { cat "$@" > /dev/null; }
+warm_programs() {
+  warm "$IMAGER" $(command -v borg dd fio nbdcopy partclone.{ext4,vfat,xfs,ntfs,restore} qemu-{img,nbd,system-x86_64} restic zstd)
+}
 warm_folder() { find "$1" -type f -exec cat {} + > /dev/null; }
 warm_partitions() { partclone_each "$WORK/warm" 'wc -c' -a0; rm -r "$WORK/warm"; }
 

@@ -170,6 +170,7 @@ impl Bench {
         self.script(contender.before)?;
         let size_before = self.size_of(contender)?;
         tool::run("sync", [""; 0])?;
+        self.script("warm_programs")?;
         self.script(contender.warm)?;
         quiet::prepare(subject.heat_mib)?;
 
