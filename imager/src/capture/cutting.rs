@@ -317,7 +317,10 @@ impl Gate {
     }
 
     fn leave(&self) {
-        *lock(&self.computing) -= 1;
+        let mut computing = lock(&self.computing);
+        // A thread that panics while it waits for the disk has left already.
+        *computing = computing.saturating_sub(1);
+        drop(computing);
         self.left.notify_one();
     }
 }

@@ -31,6 +31,7 @@ mod guest;
 mod hostile_repository;
 mod identity;
 mod import;
+mod order;
 mod partclone_writer;
 mod portions;
 mod power_loss;
