@@ -141,7 +141,7 @@ impl Shared {
     }
 }
 
-/// A result that some thread of the pool will give.
+/// A result that another thread will give.
 pub(crate) type Pending<T> = Receiver<T>;
 
 /// A cut with its name.
