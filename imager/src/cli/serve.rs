@@ -53,7 +53,7 @@ pub(super) fn serve(global: &Global, args: &Serve) -> Result<u8> {
         Listen::Unix(path) => Listen::Unix(std::path::absolute(&path).map_err(Error::io("look at", path))?),
         tcp @ Listen::Tcp(_) => tcp,
     };
-    let shelf = Shelf::open(repository, Budget::new(args.cache.unwrap_or(CACHE_BYTES)))?;
+    let shelf = Shelf::open_for_serving(repository, Budget::new(args.cache.unwrap_or(CACHE_BYTES)))?;
     run(global, &listen, exports(&shelf, &manifest))
 }
 
@@ -68,7 +68,7 @@ pub(super) fn serve_clone(global: &Global, file: &Path, cache: Option<u64>) -> R
             found.path.display()
         );
     }
-    let shelf = Shelf::open(repository, Budget::new(cache.unwrap_or(CACHE_BYTES)))?;
+    let shelf = Shelf::open_for_serving(repository, Budget::new(cache.unwrap_or(CACHE_BYTES)))?;
     run(global, &Listen::Unix(found.backing.socket), exports_for_clones(&shelf, found.backing.image, &manifest))
 }
 

@@ -3,7 +3,7 @@
 //!
 //! Must not know: block maps, disks.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -23,11 +23,14 @@ pub(super) enum Depth {
     Frame,
 }
 
-/// Bytes of a frame that were found to be what was written: by its seal if it is whole, by the chunk's id otherwise.
+/// Bytes of a frame, and which of its chunks were found to be what their ids say.
 struct Frame {
     /// Which of the frame's bytes the first one is.
     start: usize,
     bytes: Vec<u8>,
+    /// All of it is what was written: its seal was looked at, and the ids need not be.
+    is_sealed: bool,
+    checked: Mutex<HashSet<u32>>,
 }
 
 impl Frame {
@@ -86,6 +89,8 @@ pub(super) struct FrameCache {
     /// Memory of frames that were thrown out: what the system gives anew, it has to clear first.
     spare: Mutex<Vec<Vec<u8>>>,
     bytes_max: u64,
+    /// How whole frames are checked.
+    check: Check,
     clock: AtomicU64,
 }
 
@@ -106,8 +111,8 @@ impl Slots {
 }
 
 impl FrameCache {
-    pub(super) fn new(bytes_max: u64) -> Self {
-        Self { slots: Mutex::default(), spare: Mutex::default(), bytes_max, clock: AtomicU64::new(0) }
+    pub(super) fn new(bytes_max: u64, check: Check) -> Self {
+        Self { slots: Mutex::default(), spare: Mutex::default(), bytes_max, check, clock: AtomicU64::new(0) }
     }
 
     /// The chunk `id`, which is at `place` of `frame`.
@@ -129,20 +134,23 @@ impl FrameCache {
         }
         let start = usize::try_from(place.at).unwrap_or(usize::MAX);
         let range = start..start.saturating_add(usize::try_from(place.len).unwrap_or(usize::MAX));
-        let loaded = self.frame(repository, frame, &range, id, depth)?;
-        if loaded.get(&range).is_none() {
-            return Err(damaged("a chunk reaches behind its frame"));
+        let loaded = self.frame(repository, frame, &range, depth)?;
+        let bytes = loaded.get(&range).ok_or_else(|| damaged("a chunk reaches behind its frame"))?;
+        if !loaded.is_sealed && !lock(&loaded.checked).contains(&place.at) {
+            if repository.chunk_id(content, [bytes]) != id {
+                return Err(damaged("a chunk is not what its id says"));
+            }
+            lock(&loaded.checked).insert(place.at);
         }
         Ok(Chunk { frame: loaded, range })
     }
 
-    /// The frame at `place`, of which the bytes `range`, the chunk `id`, are there if it has them.
+    /// The frame at `place`, of which the bytes `range` are there if it has them.
     fn frame(
         &self,
         repository: &Repository,
         place: &FramePlace,
         range: &Range<usize>,
-        id: ChunkId,
         depth: Depth,
     ) -> Result<Arc<Frame>> {
         let key = (place.pack, place.number);
@@ -155,11 +163,11 @@ impl FrameCache {
         let before = held.len();
         let single = depth == Depth::Chunk && held.0.len() < SINGLE_CHUNKS_MAX;
         let fetched = if single {
-            fetch_chunk(repository, place, range, id)
+            fetch_chunk(repository, place, range)
         } else {
             // Not locked any more while it is fetched.
             let room = lock(&self.spare).pop();
-            fetch(repository, place, room.unwrap_or_default())
+            fetch(repository, place, self.check, room.unwrap_or_default())
         };
         match fetched {
             Ok(frame) => {
@@ -221,22 +229,19 @@ impl FrameCache {
     }
 }
 
-fn fetch(repository: &Repository, place: &FramePlace, room: Vec<u8>) -> Result<Frame> {
+fn fetch(repository: &Repository, place: &FramePlace, check: Check, room: Vec<u8>) -> Result<Frame> {
     let end = place.offset + u64::from(place.entry.stored_len);
     let sealed = repository.store().get_range(&object_name(place.pack), place.offset..end)?;
     let mut sealed = sealed.try_into_mut().unwrap_or_else(|shared| bytes::BytesMut::from(&shared[..]));
     let reader = repository.pack_reader(place.pack);
-    let bytes = reader.frame_in(room, Check::Seal, place.number, place.offset, &place.entry, &mut sealed)?;
-    Ok(Frame { start: 0, bytes })
+    let bytes = reader.frame_in(room, check, place.number, place.offset, &place.entry, &mut sealed)?;
+    Ok(Frame { start: 0, bytes, is_sealed: check == Check::Seal, checked: Mutex::default() })
 }
 
-fn fetch_chunk(repository: &Repository, place: &FramePlace, range: &Range<usize>, id: ChunkId) -> Result<Frame> {
+fn fetch_chunk(repository: &Repository, place: &FramePlace, range: &Range<usize>) -> Result<Frame> {
     let name = object_name(place.pack);
     let read = |range| repository.store().get_range(&name, range);
     let reader = repository.pack_reader(place.pack);
     let bytes = reader.part(place.number, place.offset, &place.entry, range.clone(), read)?;
-    if repository.chunk_id(place.entry.content, [bytes.as_slice()]) != id {
-        return Err(Error::damaged(name, place.offset, "a chunk is not what its id says"));
-    }
-    Ok(Frame { start: range.start, bytes })
+    Ok(Frame { start: range.start, bytes, is_sealed: false, checked: Mutex::default() })
 }

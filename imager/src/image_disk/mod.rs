@@ -30,7 +30,7 @@ use crate::read_at::{ReadAt, check_range};
 use crate::repo::Repository;
 use crate::repo::block_map::{self, FANOUT, Record, Root, Run, SPAN};
 use crate::repo::manifest::{DiskImage, Manifest};
-use crate::repo::pack::{ChunkId, Content};
+use crate::repo::pack::{Check, ChunkId, Content};
 
 /// Who reads no more than this at once, and nothing near it lately, reads here and there.
 const SMALL_READ_BYTES: u64 = 64 << 10;
@@ -64,16 +64,29 @@ pub struct Shelf {
 }
 
 impl Shelf {
-    /// Reads the index. `cache` is for decompressed frames.
+    /// Reads the index. `cache` is for decompressed frames. Chunks are what their ids say.
     ///
     /// # Errors
     /// What the store says.
     pub fn open(repository: Arc<Repository>, cache: Budget) -> Result<Arc<Self>> {
-        let places = RwLock::new(Arc::new(Places::read(&repository)?));
-        Ok(Arc::new(Self { repository, places, frames: FrameCache::new(cache.bytes()) }))
+        Self::with_check(repository, cache, Check::Ids)
     }
 
-    /// A chunk that is what was written. After a prune has moved it, it is looked for again.
+    /// As [`Shelf::open`], for who reads for a moment and keeps nothing: of frames that are read whole, only the seals
+    /// are checked. They say that a frame is what was written, not that this was what had been read.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open_for_serving(repository: Arc<Repository>, cache: Budget) -> Result<Arc<Self>> {
+        Self::with_check(repository, cache, Check::Seal)
+    }
+
+    fn with_check(repository: Arc<Repository>, cache: Budget, check: Check) -> Result<Arc<Self>> {
+        let places = RwLock::new(Arc::new(Places::read(&repository)?));
+        Ok(Arc::new(Self { repository, places, frames: FrameCache::new(cache.bytes(), check) }))
+    }
+
+    /// A chunk, checked. After a prune has moved it, it is looked for again.
     fn chunk(&self, id: ChunkId, content: Content, depth: Depth) -> Result<Chunk> {
         let seen = self.places();
         match self.chunk_at(&seen, id, content, depth) {
