@@ -92,11 +92,11 @@ fn run_on_terminal() -> io::Result<()> {
                 }
                 Effect::Redraw => {
                     input.measure();
-                    let _cursor = input.cursor();
+                    let _cursor = input.cursor()?;
                     screen.clear()?;
                 }
                 Effect::Shell => {
-                    if let Err(why) = input.lend(shell)? {
+                    if let Err(why) = input.lend(shell)?? {
                         own.push(Event::Refused(why));
                     }
                     screen.clear()?;
@@ -110,7 +110,7 @@ fn run_on_terminal() -> io::Result<()> {
             }
         }
         if clock.is_time_to_draw() {
-            let _cursor = input.cursor();
+            let _cursor = input.cursor()?;
             screen.draw(|frame| draw(&state, frame))?;
         }
         for event in clock.next(&events, own, state.is_moving()) {

@@ -5,7 +5,7 @@
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread;
 use std::time::Duration;
 
@@ -93,7 +93,8 @@ pub(super) fn take_again() -> io::Result<()> {
     execute!(io::stdout(), EnterAlternateScreen, Clear(ClearType::All), Hide)
 }
 
-/// The line was unplugged. Who waits for keys does not notice: crossterm takes the error for silence, and asks again at once.
+/// The line was unplugged. Who waits for keys does not notice: crossterm takes the error for silence and asks again at once,
+/// for ever, even where it was given a limit.
 pub(super) fn is_gone() -> bool {
     rustix::termios::tcgetattr(io::stdin()).is_err()
 }
@@ -200,15 +201,16 @@ impl Input {
     }
 
     /// Leaves the terminal to `borrower` until it is done.
-    pub(super) fn lend<T>(&self, borrower: impl FnOnce() -> T) -> T {
+    ///
+    /// # Errors
+    /// When the terminal is gone before.
+    pub(super) fn lend<T>(&self, borrower: impl FnOnce() -> T) -> io::Result<T> {
         self.lent.store(true, Ordering::SeqCst);
-        while !self.waiting.load(Ordering::SeqCst) {
-            thread::sleep(Duration::from_millis(20));
-        }
+        wait_for(|| self.waiting.load(Ordering::SeqCst).then_some(()))?;
         let done = borrower();
         self.waiting.store(false, Ordering::SeqCst);
         self.lent.store(false, Ordering::SeqCst);
-        done
+        Ok(done)
     }
 
     /// Asks a terminal for its size again that may have another by now, and cannot say so by itself.
@@ -217,8 +219,28 @@ impl Input {
     }
 
     /// The cursor may be moved while this is held.
-    pub(super) fn cursor(&self) -> MutexGuard<'_, ()> {
-        self.cursor.lock().unwrap_or_else(PoisonError::into_inner)
+    ///
+    /// # Errors
+    /// When the terminal is gone before.
+    pub(super) fn cursor(&self) -> io::Result<MutexGuard<'_, ()>> {
+        wait_for(|| match self.cursor.try_lock() {
+            Ok(cursor) => Some(cursor),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        })
+    }
+}
+
+/// What the thread that reads keys is to give, which never comes from a terminal that is gone: see [`is_gone`].
+fn wait_for<T>(given: impl Fn() -> Option<T>) -> io::Result<T> {
+    loop {
+        if let Some(given) = given() {
+            return Ok(given);
+        }
+        if is_gone() {
+            return Err(io::ErrorKind::NotConnected.into());
+        }
+        thread::sleep(Duration::from_millis(20));
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -10,7 +11,8 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
-use nix::pty::openpty;
+use nix::fcntl::OFlag;
+use nix::pty::{grantpt, posix_openpt, ptsname_r, unlockpt};
 use nix::sys::termios::{LocalFlags, tcgetattr};
 use rustix::termios::Action;
 
@@ -35,6 +37,17 @@ pub(crate) enum Flow {
     Off,
 }
 
+/// A line, and the terminal at its end. No program that is started meanwhile, by whichever test, holds the line as well: it
+/// could not be unplugged.
+pub(crate) fn pseudo_terminal() -> (File, File) {
+    let line = posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC).unwrap();
+    grantpt(&line).unwrap();
+    unlockpt(&line).unwrap();
+    let name = ptsname_r(&line).unwrap();
+    let terminal = File::options().read(true).write(true).custom_flags(OFlag::O_NOCTTY.bits()).open(name).unwrap();
+    (File::from(OwnedFd::from(line)), terminal)
+}
+
 /// The keeper and the consoles of a machine, in a directory.
 pub(crate) struct Console {
     ui: Child,
@@ -51,8 +64,8 @@ impl Console {
 
     /// The same, and `!` breaks this thread of the user interface.
     pub(crate) fn open_to_break(run: &Path, places: &Path, terminal: Terminal, thread: &str) -> Self {
-        let pair = openpty(None, None).unwrap();
-        let stdio = || Stdio::from(pair.slave.try_clone().unwrap());
+        let (line, terminal_device) = pseudo_terminal();
+        let stdio = || Stdio::from(terminal_device.try_clone().unwrap());
         let ui = Command::new(env!("CARGO_BIN_EXE_agent"))
             .arg("ui")
             .env("LIFEBOAT_RUN", run)
@@ -70,7 +83,6 @@ impl Console {
             Terminal::Answers(columns, rows) => (columns, rows),
             Terminal::Mute | Terminal::Lies => (80, 24),
         };
-        let line = File::from(pair.master);
         let screen = Arc::new(Mutex::new(vt100::Parser::new(rows, columns, 0)));
         let received = Arc::new(AtomicUsize::new(0));
         let (mut from, shared, count) = (line.try_clone().unwrap(), Arc::clone(&screen), Arc::clone(&received));

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::console::{Console, Flow, Terminal};
+use crate::console::{Console, Flow, Terminal, pseudo_terminal};
 
 const DOWN: &str = "\x1b[B";
 const UP: &str = "\x1b[A";
@@ -456,22 +456,29 @@ fn a_console_that_takes_no_more_does_not_fill_the_memory_and_goes_on_later() {
 #[test]
 fn a_line_that_is_unplugged_ends_the_user_interface_and_one_that_is_not_there_begins_none() {
     let machine = Machine::start();
-    let pair = nix::pty::openpty(None, None).unwrap();
-    // Only this end of it is ours: a program that had both could not lose the other.
-    let close_on_exec = nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC);
-    nix::fcntl::fcntl(&pair.master, close_on_exec).unwrap();
-    let end = || std::process::Stdio::from(pair.slave.try_clone().unwrap());
-    let mut ui = Command::new(env!("CARGO_BIN_EXE_agent"));
-    ui.arg("ui").env("LIFEBOAT_RUN", machine.path("run")).stdin(end()).stdout(end()).stderr(end());
-    let mut ui = ui.spawn().unwrap();
-    // It is there once it says something.
-    let mut line = fs::File::from(pair.master);
-    std::io::Read::read_exact(&mut line, &mut [0; 200]).unwrap();
-    drop(line);
-    let began = std::time::Instant::now();
-    while ui.try_wait().unwrap().is_none() {
-        assert!(began.elapsed() < Duration::from_secs(60), "it goes on without a line");
-        sleep(Duration::from_millis(20));
+    // As soon as the first picture begins, and while the terminal is asked for its size and those who draw wait.
+    for (seen, pause) in [("\x1b", Duration::ZERO), ("\x1b[6n", Duration::from_millis(1500))] {
+        let (mut line, terminal) = pseudo_terminal();
+        let end = || std::process::Stdio::from(terminal.try_clone().unwrap());
+        let mut ui = Command::new(env!("CARGO_BIN_EXE_agent"));
+        ui.arg("ui").env("LIFEBOAT_RUN", machine.path("run")).stdin(end()).stdout(end()).stderr(end());
+        let mut ui = ui.spawn().unwrap();
+        let mut said = Vec::new();
+        while !said.windows(seen.len()).any(|window| window == seen.as_bytes()) {
+            let mut buffer = [0; 4096];
+            let len = std::io::Read::read(&mut line, &mut buffer).unwrap();
+            said.extend_from_slice(&buffer[..len]);
+        }
+        sleep(pause);
+        drop(line);
+        let began = std::time::Instant::now();
+        while ui.try_wait().unwrap().is_none() {
+            if began.elapsed() > Duration::from_secs(60) {
+                ui.kill().unwrap();
+                panic!("it goes on without a line that ended after {seen:?}");
+            }
+            sleep(Duration::from_millis(20));
+        }
     }
     let none = Command::new(env!("CARGO_BIN_EXE_agent")).args(["console", "ttyNONE", "ui"]).status().unwrap();
     assert_eq!(none.code(), Some(1));
