@@ -4,7 +4,7 @@
 
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::socket::sockopt::PeerCredentials;
 use nix::sys::socket::{MsgFlags, getsockopt, sendmsg};
 
@@ -23,7 +24,8 @@ use crate::progress::{Progress, lock};
 const CONNECTIONS_MAX: usize = 64;
 /// A client that says nothing for so long before it has chosen an export is sent away.
 const NEGOTIATION: Duration = Duration::from_secs(30);
-const LOOK: Duration = Duration::from_millis(50);
+/// How often a server that nobody connects to looks whether it is to stop, in milliseconds.
+const LOOK: u8 = 50;
 
 /// Where to listen.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,7 +105,7 @@ impl Server {
                 let connection = match self.listener.accept() {
                     Ok(connection) => connection,
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                        std::thread::park_timeout(LOOK);
+                        self.listener.wait();
                         continue;
                     }
                     Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
@@ -167,6 +169,16 @@ impl Listener {
             Self::Unix(listener, _) => listener.set_nonblocking(true),
             Self::Tcp(listener) => listener.set_nonblocking(true),
         }
+    }
+
+    /// Until somebody connects, but no longer than [`LOOK`].
+    fn wait(&self) {
+        let listener = match self {
+            Self::Unix(listener, _) => listener.as_fd(),
+            Self::Tcp(listener) => listener.as_fd(),
+        };
+        // Whatever keeps it from waiting, a signal for one, accepting says the same or works.
+        let _ = poll(&mut [PollFd::new(listener, PollFlags::POLLIN)], LOOK);
     }
 
     fn accept(&self) -> io::Result<Connection> {
