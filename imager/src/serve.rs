@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crate::clone::backing::export_name;
 use crate::error::Result;
 use crate::extent::Extent;
-use crate::image_disk::{Allocation, ImageDisk, Shelf};
+use crate::image_disk::{Allocation, ImageDisk, ReadAhead, Shelf};
 use crate::nbd::{self, Export};
 use crate::repo::manifest::{ImageId, Manifest};
 use crate::table::Role;
@@ -19,19 +19,21 @@ struct Part {
     disk: Arc<ImageDisk>,
     place: Extent,
     description: String,
+    ahead: Option<Arc<ReadAhead>>,
 }
 
 /// Every disk and partition of an image, by name; the first disk is the first.
 #[must_use]
 pub fn exports(shelf: &Arc<Shelf>, manifest: &Manifest) -> Vec<(String, Arc<dyn Export>)> {
     let mut exports: Vec<(String, Arc<dyn Export>)> = Vec::new();
+    let ahead = ReadAhead::start();
     let when = manifest.created.strftime("%Y-%m-%d %H:%M");
     let machine = manifest.machine.hostname.as_deref().unwrap_or("a machine");
     for (number, (image, disk)) in manifest.disks.iter().zip(ImageDisk::all_of(shelf, manifest)).enumerate() {
         let disk = Arc::new(disk);
         let mut add = |name: String, place: Extent, what: String| {
             let description = format!("{what} of {machine}, {when}");
-            let part = Part { disk: Arc::clone(&disk), place, description };
+            let part = Part { disk: Arc::clone(&disk), place, description, ahead: ahead.clone() };
             exports.push((name, Arc::new(part)));
         };
         add(format!("disk{number}"), Extent::new(0, disk.size()), image.identity.to_string());
@@ -56,6 +58,12 @@ pub fn exports_for_clones(shelf: &Arc<Shelf>, id: ImageId, manifest: &Manifest) 
     named.collect::<Vec<_>>().into_iter().chain(plain).collect()
 }
 
+impl Part {
+    fn on_disk(&self, place: Extent) -> Extent {
+        Extent::new(self.place.start.saturating_add(place.start), place.len)
+    }
+}
+
 impl Export for Part {
     fn size(&self) -> u64 {
         self.place.len
@@ -70,16 +78,22 @@ impl Export for Part {
     }
 
     fn read(&self, place: Extent) -> Result<Vec<nbd::Part>> {
-        let parts = self.disk.parts(Extent::new(self.place.start.saturating_add(place.start), place.len))?;
+        let place = self.on_disk(place);
+        if let Some(ahead) = &self.ahead {
+            ahead.note(&self.disk, place);
+        }
+        let parts = self.disk.parts(place)?;
         Ok(parts.into_iter().map(|(part, bytes)| bytes.map_or(nbd::Part::Zeros(part.len), nbd::Part::Bytes)).collect())
     }
 
-    fn read_ahead(&self, done: Extent) {
-        self.disk.read_ahead(Extent::new(self.place.start.saturating_add(done.start), done.len));
+    fn fetch(&self, place: Extent) {
+        if let Some(ahead) = &self.ahead {
+            ahead.fetch(&self.disk, self.on_disk(place));
+        }
     }
 
     fn allocation(&self, wanted: Extent) -> Result<Vec<(Extent, Allocation)>> {
-        let runs = self.disk.allocation(Extent::new(self.place.start.saturating_add(wanted.start), wanted.len))?;
+        let runs = self.disk.allocation(self.on_disk(wanted))?;
         Ok(runs.into_iter().map(|(run, what)| (Extent::new(run.start - self.place.start, run.len), what)).collect())
     }
 }

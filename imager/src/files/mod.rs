@@ -27,12 +27,12 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::extent::Extent;
 use crate::fs::FsError;
-use crate::image_disk::Shelf;
+use crate::image_disk::{ReadAhead, Shelf};
 use crate::read_at::ReadAt;
 use crate::repo::manifest::Manifest;
 
 pub(crate) use self::mapped::{BytesFile, MappedFile, Piece};
-pub use self::partition::{Part, PartitionVolume, ReadAhead, parts};
+pub use self::partition::{Part, PartitionVolume, parts};
 
 /// A volume that a file system can keep.
 pub type Volume = Arc<dyn ReadAt + Send + Sync>;

@@ -2,16 +2,12 @@
 //!
 //! Must not know: file systems.
 
-use std::collections::VecDeque;
 use std::io;
-use std::sync::{Arc, Mutex};
-
-use crossbeam_channel::{Sender, bounded};
+use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::extent::Extent;
-use crate::image_disk::{ImageDisk, Shelf};
-use crate::progress::lock;
+use crate::image_disk::{ImageDisk, ReadAhead, Shelf};
 use crate::read_at::{ReadAt, check_range};
 use crate::repo::manifest::{Manifest, Volume as Captured};
 use crate::table::Role;
@@ -74,42 +70,8 @@ pub fn parts(manifest: &Manifest) -> Vec<Part> {
     parts
 }
 
-/// Fetches what readers that go forward will want next, on a thread of its own.
-pub struct ReadAhead {
-    sender: Sender<(Arc<ImageDisk>, Extent)>,
-    /// Where the last reads ended.
-    ends: Mutex<VecDeque<u64>>,
-}
-
-impl ReadAhead {
-    /// Reads that are smaller are metadata.
-    const READ_BYTES_MIN: u64 = 32 << 10;
-    /// Readers that are told apart.
-    const ENDS_MAX: usize = 32;
-
-    /// Starts the thread; it ends with the last of its volumes. Without a thread nothing is fetched ahead.
-    #[must_use]
-    pub fn start() -> Option<Arc<Self>> {
-        let (sender, receiver) = bounded::<(Arc<ImageDisk>, Extent)>(4);
-        let work = move || receiver.into_iter().for_each(|(disk, done)| disk.read_ahead(done));
-        std::thread::Builder::new().name("read-ahead".into()).spawn(work).ok()?;
-        Some(Arc::new(Self { sender, ends: Mutex::default() }))
-    }
-
-    fn note(&self, disk: &Arc<ImageDisk>, read: Extent) {
-        let mut ends = lock(&self.ends);
-        let goes_forward = ends.contains(&read.start);
-        ends.push_back(read.end());
-        if ends.len() > Self::ENDS_MAX {
-            ends.pop_front();
-        }
-        drop(ends);
-        if goes_forward {
-            // When the thread cannot keep up, there is no use in more.
-            let _ = self.sender.try_send((Arc::clone(disk), read));
-        }
-    }
-}
+/// Reads that are smaller are metadata.
+const AHEAD_OF_BYTES_MIN: u64 = 32 << 10;
 
 /// A partition of an image's disk, seen as a disk.
 pub struct PartitionVolume {
@@ -153,11 +115,11 @@ impl ReadAt for PartitionVolume {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
         check_range(offset, buf.len(), self.place.len)?;
         let start = self.place.start.saturating_add(offset);
-        self.disk.read(start, buf).map_err(io::Error::other)?;
-        if let Some(ahead) = self.ahead.as_ref().filter(|_| buf.len() as u64 >= ReadAhead::READ_BYTES_MIN) {
-            ahead.note(&self.disk, Extent::new(start, buf.len() as u64));
+        let wanted = Extent::new(start, buf.len() as u64);
+        if let Some(ahead) = self.ahead.as_ref().filter(|_| wanted.len >= AHEAD_OF_BYTES_MIN) {
+            ahead.note(&self.disk, wanted);
         }
-        Ok(())
+        self.disk.read(start, buf).map_err(io::Error::other)
     }
 
     fn size(&self) -> u64 {

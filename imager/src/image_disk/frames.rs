@@ -3,6 +3,7 @@
 //!
 //! Must not know: block maps, disks.
 
+use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -145,6 +146,12 @@ impl FrameCache {
         Ok(Chunk { frame: loaded, range })
     }
 
+    /// Whether somebody is fetching something of a frame at this moment.
+    pub(super) fn is_being_fetched(&self, frame: &FramePlace) -> bool {
+        let slot = lock(&self.slots).by_frame.get(&(frame.pack, frame.number)).map(Arc::clone);
+        slot.is_some_and(|slot| slot.held.try_lock().is_err())
+    }
+
     /// The frame at `place`, of which the bytes `range` are there if it has them.
     fn frame(
         &self,
@@ -229,12 +236,19 @@ impl FrameCache {
     }
 }
 
+thread_local! {
+    /// Memory for a frame as it is stored.
+    static SEALED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
 fn fetch(repository: &Repository, place: &FramePlace, check: Check, room: Vec<u8>) -> Result<Frame> {
     let end = place.offset + u64::from(place.entry.stored_len);
-    let sealed = repository.store().get_range(&object_name(place.pack), place.offset..end)?;
-    let mut sealed = sealed.try_into_mut().unwrap_or_else(|shared| bytes::BytesMut::from(&shared[..]));
-    let reader = repository.pack_reader(place.pack);
-    let bytes = reader.frame_in(room, check, place.number, place.offset, &place.entry, &mut sealed)?;
+    let bytes = SEALED.with_borrow_mut(|sealed| {
+        let kept = std::mem::take(sealed);
+        *sealed = repository.store().get_range_in(kept, &object_name(place.pack), place.offset..end)?;
+        let reader = repository.pack_reader(place.pack);
+        reader.frame_in(room, check, place.number, place.offset, &place.entry, sealed)
+    })?;
     Ok(Frame { start: 0, bytes, is_sealed: check == Check::Seal, checked: Mutex::default() })
 }
 

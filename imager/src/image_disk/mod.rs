@@ -7,6 +7,7 @@
 //! Opening reads the index and nothing else: leaves and frames are fetched when they are needed. Space that was not
 //! in use reads as zeros. Many threads may read at once. Must not know: who reads, protocols, formats of disk images.
 
+mod ahead;
 mod frames;
 mod places;
 mod spans;
@@ -19,6 +20,8 @@ use std::sync::{Arc, Mutex, RwLock};
 
 use bytes::Bytes;
 
+pub use self::ahead::ReadAhead;
+use self::ahead::Readers;
 use self::frames::{Chunk, Depth, FrameCache};
 use self::places::Places;
 use self::spans::Spans;
@@ -38,13 +41,6 @@ const SMALL_READ_BYTES: u64 = 64 << 10;
 const NEAR_BYTES: u64 = 2 << 20;
 /// Lately is so many reads ago.
 const LATELY: usize = 16;
-/// Frames that are fetched ahead of a reader that goes forward.
-const AHEAD_BYTES: u64 = 4 << 20;
-/// Less than this is not worth looking for.
-const AHEAD_BYTES_MIN: u64 = AHEAD_BYTES / 4;
-/// Readers that go forward and are told apart.
-const AHEAD_READERS: usize = 16;
-
 /// What a run of a disk is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Allocation {
@@ -110,6 +106,16 @@ impl Shelf {
         self.frames.chunk(&self.repository, frame, place, id, content, depth)
     }
 
+    /// Fetches the frame of a chunk, unless somebody else does: whoever fetches ahead does not wait.
+    fn fetch(&self, id: ChunkId) -> Result<()> {
+        let places = self.places();
+        let frame = places.find(id).and_then(|place| places.frame(place));
+        if frame.is_none_or(|frame| self.frames.is_being_fetched(frame)) {
+            return Ok(());
+        }
+        self.chunk_at(&places, id, Content::Data, Depth::Frame).map(drop)
+    }
+
     fn places(&self) -> Arc<Places> {
         Arc::clone(&self.places.read().unwrap_or_else(std::sync::PoisonError::into_inner))
     }
@@ -125,8 +131,7 @@ pub struct ImageDisk {
     spans: Spans,
     /// Where the last reads were.
     lately: Mutex<VecDeque<u64>>,
-    /// What was fetched ahead last, for each of several readers.
-    ahead: Mutex<VecDeque<Extent>>,
+    readers: Readers,
 }
 
 impl ImageDisk {
@@ -147,7 +152,7 @@ impl ImageDisk {
             regions,
             spans: Spans::default(),
             lately: Mutex::default(),
-            ahead: Mutex::default(),
+            readers: Readers::default(),
         }
     }
 
@@ -240,33 +245,13 @@ impl ImageDisk {
         is_near
     }
 
-    /// Fetches what a reader that has just read `done` will want next.
-    pub fn read_ahead(&self, done: Extent) {
-        let end = done.end().saturating_add(AHEAD_BYTES).min(self.size);
-        let Some(start) = self.not_fetched_yet(done.end(), end) else { return };
+    /// Fetches what is at `place`, but for what somebody is fetching already.
+    fn fetch(&self, place: Extent) {
         // What fails here fails again, and is reported, when it is read.
-        let _ = self.for_each_record(Extent::between(start, end), &mut |_, record| match record.run {
-            Run::Chunk(id) => self.shelf.chunk(id, Content::Data, Depth::Frame).map(drop),
+        let _ = self.for_each_record(place, &mut |_, record| match record.run {
+            Run::Chunk(id) => self.shelf.fetch(id),
             _ => Ok(()),
         });
-    }
-
-    /// Where fetching ahead up to `end` goes on for a reader that is at `at`; nothing when it is hardly worth it.
-    fn not_fetched_yet(&self, at: u64, end: u64) -> Option<u64> {
-        let mut ahead = lock(&self.ahead);
-        let known = ahead.iter_mut().find(|known| (known.start..=known.end()).contains(&at));
-        let start = known.as_ref().map_or(at, |known| known.end());
-        if end < start.saturating_add(AHEAD_BYTES_MIN) {
-            return None;
-        }
-        match known {
-            Some(known) => *known = Extent::between(at, end),
-            None => ahead.push_back(Extent::between(at, end)),
-        }
-        if ahead.len() > AHEAD_READERS {
-            ahead.pop_front();
-        }
-        Some(start)
     }
 
     /// What the bytes of `wanted` are, ascending, without gaps; neighbours differ.

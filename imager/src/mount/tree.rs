@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use crate::error::Result;
 use crate::extent::Extent;
-use crate::files::{self, FileSystem, NodeId, Part, PartitionVolume, ReadAhead, parts};
+use crate::files::{self, FileSystem, NodeId, Part, PartitionVolume, parts};
 use crate::fs::FsError;
-use crate::image_disk::{ImageDisk, Shelf};
+use crate::image_disk::{ImageDisk, ReadAhead, Shelf};
 use crate::progress::lock;
 use crate::read_at::ReadAt;
 use crate::repo::manifest::Manifest;

@@ -44,9 +44,9 @@ pub trait Export: Send + Sync {
     /// Whatever keeps the bytes from being read.
     fn read(&self, place: Extent) -> Result<Vec<Part>>;
 
-    /// A reader that goes forward has just read `done`.
-    fn read_ahead(&self, done: Extent) {
-        let _ = done;
+    /// A client will want `place`: a hint.
+    fn fetch(&self, place: Extent) {
+        let _ = place;
     }
 
     /// What the bytes of `wanted` are, ascending, without gaps.
@@ -64,7 +64,7 @@ const REQUEST_BYTES_MAX: u32 = 32 << 20;
 ///
 /// # Errors
 /// What the connection says, and a client that does not speak the protocol.
-pub fn converse<S: Read + Write>(
+pub fn converse<S: Read + Write + Send>(
     stream: &mut S,
     replies: impl Write + Send,
     exports: &[(String, Arc<dyn Export>)],

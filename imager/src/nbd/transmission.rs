@@ -1,14 +1,11 @@
 //! The transmission: requests come in, replies go out, in whatever order they are ready.
 //!
-//! One thread reads requests, a few answer them. Must not know: connections, names of exports.
+//! A few threads take turns at reading requests, and answer what they read. Must not know: connections, names of exports.
 
 #![forbid(unsafe_code)]
 
-use std::io::{self, IoSlice, Read, Write};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
-
-use crossbeam_channel::bounded;
+use std::io::{self, BufReader, IoSlice, Read, Write};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::negotiation::{BlockStatus, CONTEXT_ID, Chosen, Structured};
 use super::{Export, Part, REQUEST_BYTES_MAX, read_array};
@@ -57,6 +54,9 @@ const DESCRIPTORS_MAX: usize = 4096;
 /// Bytes of one block status: what describing them costs is bounded, too.
 const STATUS_BYTES_MAX: u64 = 1 << 30;
 
+/// A request's header.
+const REQUEST_LEN: usize = 28;
+
 struct Request {
     flags: u16,
     command: u16,
@@ -69,51 +69,71 @@ struct Request {
 ///
 /// # Errors
 /// What the connection says, and a client that does not speak the protocol.
-pub(super) fn serve<W: Write + Send>(
-    requests: &mut impl Read,
-    replies: W,
+pub(super) fn serve<R: Read + Send>(
+    requests: &mut R,
+    replies: impl Write + Send,
     export: &Arc<dyn Export>,
     chosen: &Chosen,
 ) -> io::Result<()> {
-    let answers = Answers { replies: Mutex::new(replies), export, chosen, read_up_to: AtomicU64::new(0) };
+    let answers = Answers { replies: Mutex::new(replies), export, chosen };
+    let stream = BufReader::with_capacity(REQUEST_LEN * 4 * WORKERS, requests);
+    let requests = Mutex::new(Requests { stream, ended: None });
+    // Not locked any more while it is answered.
+    let next = || lock(&requests).next();
+    let work = || {
+        while let Some(request) = next() {
+            // A connection that is gone is noticed by the one who reads from it.
+            if answers.answer(&request).is_err() {
+                break;
+            }
+        }
+    };
     std::thread::scope(|scope| {
-        // The workers end when the sender is dropped, here.
-        let (send, receive) = bounded::<Request>(WORKERS);
-        for _ in 0..WORKERS {
-            let receive = receive.clone();
-            let answers = &answers;
-            scope.spawn(move || {
-                for request in receive {
-                    // A connection that is gone is noticed by the one who reads from it.
-                    if answers.answer(&request).is_err() {
-                        break;
-                    }
-                }
-            });
+        for _ in 1..WORKERS {
+            // With fewer it is slower, and all the same.
+            let _ = std::thread::Builder::new().spawn_scoped(scope, work);
         }
-        drop(receive);
-        loop {
-            let request = next_request(requests)?;
-            match request.command {
-                CMD_DISC => return Ok(()),
-                CMD_WRITE => {
-                    // Its data must be read to find the next request.
-                    let skipped = io::copy(&mut requests.by_ref().take(request.len.into()), &mut io::sink())?;
-                    if skipped < u64::from(request.len) {
-                        return Err(io::ErrorKind::UnexpectedEof.into());
-                    }
-                }
-                _ => {}
-            }
-            if send.send(request).is_err() {
-                return Err(io::ErrorKind::BrokenPipe.into());
+        work();
+    });
+    let ended = requests.into_inner().unwrap_or_else(PoisonError::into_inner).ended;
+    ended.unwrap_or_else(|| Err(io::ErrorKind::BrokenPipe.into()))
+}
+
+/// What a client asks for. Whoever is free takes the next request, and answers it without waking anybody for it.
+struct Requests<R> {
+    stream: R,
+    ended: Option<io::Result<()>>,
+}
+
+impl<R: Read> Requests<R> {
+    /// The next request; nothing once there will be none.
+    fn next(&mut self) -> Option<Request> {
+        if self.ended.is_some() {
+            return None;
+        }
+        match self.read() {
+            Ok(request) if request.command == CMD_DISC => self.ended = Some(Ok(())),
+            Ok(request) => return Some(request),
+            Err(error) => self.ended = Some(Err(error)),
+        }
+        None
+    }
+
+    fn read(&mut self) -> io::Result<Request> {
+        let request = next_request(&mut self.stream)?;
+        if request.command == CMD_WRITE {
+            // Its data must be read to find the next request.
+            let skipped = io::copy(&mut self.stream.by_ref().take(request.len.into()), &mut io::sink())?;
+            if skipped < u64::from(request.len) {
+                return Err(io::ErrorKind::UnexpectedEof.into());
             }
         }
-    })
+        Ok(request)
+    }
 }
 
 fn next_request(requests: &mut impl Read) -> io::Result<Request> {
-    let bytes: [u8; 28] = read_array(requests)?;
+    let bytes: [u8; REQUEST_LEN] = read_array(requests)?;
     let (magic, rest) = bytes.split_at(4);
     if magic != REQUEST_MAGIC.to_be_bytes() {
         return Err(io::Error::other("a request without its magic"));
@@ -134,8 +154,6 @@ struct Answers<'a, W> {
     replies: Mutex<W>,
     export: &'a Arc<dyn Export>,
     chosen: &'a Chosen,
-    /// Where the newest read ended: one that begins there goes forward.
-    read_up_to: AtomicU64,
 }
 
 impl<W: Write> Answers<'_, W> {
@@ -150,9 +168,10 @@ impl<W: Write> Answers<'_, W> {
             CMD_READ if self.is_to_be_whole(request) && place.len > PIECE_BYTES => {
                 self.error(request, EOVERFLOW, "more than 1 MiB at once and in one piece")
             }
-            CMD_READ => self.read(request, place),
+            CMD_READ if self.chosen.structured == Structured::Yes => self.read_structured(request, place),
+            CMD_READ => self.read_simple(request, place),
             CMD_CACHE => {
-                self.export.read_ahead(Extent::new(place.start, 0));
+                self.export.fetch(place);
                 self.done(request)
             }
             CMD_FLUSH => self.done(request),
@@ -170,19 +189,8 @@ impl<W: Write> Answers<'_, W> {
         request.flags & REQUEST_WHOLE != 0 && self.chosen.structured == Structured::Yes
     }
 
-    fn read(&self, request: &Request, place: Extent) -> io::Result<()> {
-        let sent = match self.chosen.structured {
-            Structured::Yes => self.read_structured(request, place)?,
-            Structured::No => self.read_simple(request, place)?,
-        };
-        if sent == Sent::All && self.read_up_to.swap(place.end(), Ordering::Relaxed) == place.start {
-            self.export.read_ahead(place);
-        }
-        Ok(())
-    }
-
     /// Pieces that each say where they belong.
-    fn read_structured(&self, request: &Request, place: Extent) -> io::Result<Sent> {
+    fn read_structured(&self, request: &Request, place: Extent) -> io::Result<()> {
         for piece in pieces(place) {
             let flags = if piece.end() == place.end() { CHUNK_DONE } else { CHUNK_MORE };
             let len = u32::try_from(piece.len).unwrap_or(0);
@@ -191,18 +199,15 @@ impl<W: Write> Answers<'_, W> {
             header.extend_from_slice(&piece.start.to_be_bytes());
             match self.export.read(piece) {
                 Ok(parts) => send(&mut *lock(&self.replies), &header, &parts)?,
-                Err(error) => {
-                    self.error(request, EIO, &error.to_string())?;
-                    return Ok(Sent::Error);
-                }
+                Err(error) => return self.error(request, EIO, &error.to_string()),
             }
         }
-        Ok(Sent::All)
+        Ok(())
     }
 
     /// One run of bytes behind its header. Once that is sent there is no way to say that something is wrong but to
     /// hang up.
-    fn read_simple(&self, request: &Request, place: Extent) -> io::Result<Sent> {
+    fn read_simple(&self, request: &Request, place: Extent) -> io::Result<()> {
         let mut replies = None;
         for piece in pieces(place) {
             let mut header = Vec::new();
@@ -211,14 +216,11 @@ impl<W: Write> Answers<'_, W> {
             }
             match self.export.read(piece) {
                 Ok(parts) => send(&mut **replies.get_or_insert_with(|| lock(&self.replies)), &header, &parts)?,
-                Err(error) if replies.is_none() => {
-                    self.error(request, EIO, &error.to_string())?;
-                    return Ok(Sent::Error);
-                }
+                Err(error) if replies.is_none() => return self.error(request, EIO, &error.to_string()),
                 Err(error) => return Err(io::Error::other(error)),
             }
         }
-        Ok(Sent::All)
+        Ok(())
     }
 
     fn block_status(&self, request: &Request, place: Extent) -> io::Result<()> {
@@ -270,13 +272,6 @@ impl<W: Write> Answers<'_, W> {
         message.extend_from_slice(payload);
         lock(&self.replies).write_all(&message)
     }
-}
-
-/// What became of a read.
-#[derive(PartialEq, Eq)]
-enum Sent {
-    All,
-    Error,
 }
 
 /// Sends a header and what it announces in one go, from where it is.

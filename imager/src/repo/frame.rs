@@ -76,7 +76,11 @@ pub fn decompress_all_into(room: Vec<u8>, data: &[u8], raw_len: u64) -> io::Resu
     let len = usize::try_from(raw_len).map_err(|_| no_memory())?;
     let mut out = room;
     out.clear();
-    out.try_reserve_exact(len).map_err(|_| no_memory())?;
+    if out.capacity() < len {
+        // Not made larger: what is in it would be copied.
+        out = Vec::new();
+        out.try_reserve_exact(len).map_err(|_| no_memory())?;
+    }
     with_decompressor(|decompressor| decompressor.decompress_to_buffer(data, &mut out))?;
     if out.len() == len { Ok(out) } else { Err(io::Error::other("it has another length than it claims")) }
 }

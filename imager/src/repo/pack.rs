@@ -486,7 +486,7 @@ impl PackReader {
         }
     }
 
-    /// As [`PackReader::frame`], in the memory of `room`, if that is enough.
+    /// As [`PackReader::frame`], in the memory of `room`, if that is enough. What is in `sealed` afterwards means nothing.
     ///
     /// # Errors
     /// As there.
@@ -497,11 +497,16 @@ impl PackReader {
         number: u32,
         offset: u64,
         entry: &FrameEntry,
-        sealed: &mut [u8],
+        sealed: &mut Vec<u8>,
     ) -> Result<Vec<u8>> {
         let data = self.data(check, number, offset, sealed)?;
         match entry.codec {
-            Codec::Raw if data.len() == entry.raw_len_in_memory() => Ok(data.to_vec()),
+            Codec::Raw if data.len() == entry.raw_len_in_memory() => {
+                // It is in its place already: what remains is the room.
+                let len = data.len();
+                sealed.truncate(len);
+                Ok(std::mem::replace(sealed, room))
+            }
             Codec::Raw => Err(self.damaged(offset, "a frame has another length")),
             Codec::Zstd => super::frame::decompress_all_into(room, data, entry.raw_len.into())
                 .map_err(|error| self.damaged(offset, &error.to_string())),

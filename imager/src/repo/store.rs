@@ -6,6 +6,7 @@
 //! A put is all or nothing, and durable when it returns: a local directory's file is flushed, renamed
 //! into place and its directory flushed. A delete is durable when its folder's deletes were flushed.
 
+use std::io::{Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -54,6 +55,16 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// [`Error::Missing`] or [`Error::Store`].
     fn get_range(&self, name: &str, range: Range<u64>) -> Result<Bytes>;
+
+    /// As [`Store::get_range`], in the memory that `room` has where that can be: what the system gives anew, it has to
+    /// clear first.
+    ///
+    /// # Errors
+    /// As there.
+    fn get_range_in(&self, room: Vec<u8>, name: &str, range: Range<u64>) -> Result<Vec<u8>> {
+        drop(room);
+        self.get_range(name, range).map(Vec::from)
+    }
 
     /// Writes a whole object, replacing one of the same name; durable when it returns.
     ///
@@ -173,6 +184,22 @@ fn is_unsupported(error: &object_store::Error) -> bool {
     matches!(code, Some(libc::EPERM | libc::EOPNOTSUPP | libc::ENOSYS))
 }
 
+/// As much of `range` as the file has. The crate would clear the memory first, however little of it is then filled.
+fn read_part(room: Vec<u8>, path: &Path, range: Range<u64>) -> std::io::Result<Vec<u8>> {
+    let mut file = std::fs::File::open(path)?;
+    let end = range.end.min(file.metadata()?.len());
+    let len = usize::try_from(end.saturating_sub(range.start)).map_err(std::io::Error::other)?;
+    let mut bytes = room;
+    bytes.clear();
+    if bytes.capacity() < len {
+        bytes = Vec::new();
+        bytes.try_reserve_exact(len)?;
+    }
+    file.seek(SeekFrom::Start(range.start))?;
+    file.take(len as u64).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
 /// The crate writes `name#1`, and then renames it.
 fn is_debris(name: &str) -> bool {
     name.rsplit_once('#').is_some_and(|(_, number)| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
@@ -237,8 +264,21 @@ impl Store for CrateStore {
     }
 
     fn get_range(&self, name: &str, range: Range<u64>) -> Result<Bytes> {
+        if self.local.is_some() {
+            return self.get_range_in(Vec::new(), name, range).map(Bytes::from);
+        }
         block_on(self.inner.get_range(&ObjectPath::from(name), range))
             .map_err(|error| store_error("read", name, &error))
+    }
+
+    fn get_range_in(&self, room: Vec<u8>, name: &str, range: Range<u64>) -> Result<Vec<u8>> {
+        let Some(directory) = &self.local else { return self.get_range(name, range).map(Vec::from) };
+        // The crate's names of files, which lead nowhere else.
+        let path = directory.join(ObjectPath::from(name).as_ref());
+        read_part(room, &path, range).map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => Error::Missing { object: name.to_owned() },
+            _ => Error::Store { operation: "read", object: name.to_owned(), detail: crate::error::words(&error) },
+        })
     }
 
     fn put(&self, name: &str, parts: Vec<Bytes>) -> Result<()> {
