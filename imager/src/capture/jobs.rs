@@ -7,8 +7,8 @@
 use crate::extent::{Extent, ExtentSet};
 use crate::layout::{Layout, RegionLayout};
 
-/// Bytes of one read, at most.
-pub(crate) const READ_BYTES_MAX: u64 = 1 << 20;
+/// Bytes of one read, at most: what the processor's own cache keeps until they are hashed.
+pub(crate) const READ_BYTES_MAX: u64 = 256 << 10;
 /// Gaps up to this size are read and thrown away: cheaper than another request.
 const GAP_BYTES_MAX: u64 = 32 << 10;
 
