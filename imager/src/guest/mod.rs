@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod boot_entries;
+mod folder;
 pub(crate) mod monitor;
 pub mod options;
 pub mod programs;
@@ -20,8 +21,8 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tempfile::TempDir;
 
+use self::folder::Folder;
 use self::monitor::Monitor;
 use self::options::{Console, Network, Options, Pflash, SerialLogin, Writes};
 use self::programs::{Accelerator, memory, processors, qemu, uefi};
@@ -84,10 +85,10 @@ impl Drop for Serving {
 
 /// Disks for a machine, and the server that they read from.
 pub struct Disks {
-    /// Files of the machine and its monitor's socket; throwaway disks, too.
-    folder: TempDir,
     /// Dropped before the folder: the socket is in it.
     serving: Option<Serving>,
+    /// Files of the machine and its monitor's socket; throwaway disks, too.
+    folder: Folder,
     /// The qcow2 files, by the number of the disk.
     files: Vec<(usize, PathBuf)>,
     /// Where the machine's UEFI variables stay; none when they are thrown away.
@@ -106,7 +107,7 @@ impl Disks {
     /// # Errors
     /// What the store and the system say.
     pub fn throwaway(repository: &Arc<Repository>, image: ImageId, manifest: &Manifest) -> Result<Self> {
-        let folder = folder()?;
+        let folder = Folder::make()?;
         let socket = folder.path().join("image.sock");
         let mut files = Vec::new();
         for (number, disk) in manifest.disks.iter().enumerate() {
@@ -160,7 +161,7 @@ impl Disks {
         let mut variables = files.first().map_or_else(|| found.path.clone(), |(_, path)| path.clone()).into_os_string();
         variables.push(".uefi-variables.fd");
         Ok(Self {
-            folder: folder()?,
+            folder: Folder::make()?,
             serving,
             files,
             variables: Some(variables.into()),
@@ -213,14 +214,6 @@ impl Disks {
     pub fn take_messages(&self) -> Vec<String> {
         self.serving.iter().flat_map(|serving| serving.progress.take_messages()).collect()
     }
-}
-
-/// Sockets have to be where paths are short; changes where there is more room than in memory.
-fn folder() -> Result<TempDir> {
-    let place = std::env::var_os("TMPDIR").map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from);
-    let place = if place.is_dir() { place } else { std::env::temp_dir() };
-    let made = tempfile::Builder::new().prefix("imager-vm-").tempdir_in(&place);
-    made.map_err(Error::io("make a folder in", place))
 }
 
 fn serve(
