@@ -41,6 +41,7 @@ const SMALL_READ_BYTES: u64 = 64 << 10;
 const NEAR_BYTES: u64 = 2 << 20;
 /// Lately is so many reads ago.
 const LATELY: usize = 16;
+
 /// What a run of a disk is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Allocation {
