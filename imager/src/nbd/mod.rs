@@ -85,9 +85,11 @@ fn read_array<const N: usize>(stream: &mut impl Read) -> io::Result<[u8; N]> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
+    use std::sync::{Condvar, Mutex};
+    use std::time::Duration;
 
     use super::*;
+    use crate::error::Error;
 
     /// A disk of as many bytes.
     struct Plain(u64);
@@ -159,14 +161,58 @@ mod tests {
 
     /// What a client hears that asks for so many bytes.
     fn answer(flags: u16, len: u32) -> Vec<u8> {
-        let words =
-            [3u32.to_be_bytes().to_vec(), option(8, b""), option(7, &[0; 6]), read_request(flags, len)].concat();
+        answers(Plain(8 << 20), &read_request(flags, len))
+    }
+
+    /// What a client hears that asks for this.
+    fn answers(export: impl Export + 'static, requests: &[u8]) -> Vec<u8> {
+        let words = [&3u32.to_be_bytes()[..], &option(8, b""), &option(7, &[0; 6]), requests].concat();
         let heard = Heard::default();
-        let exports: Vec<(String, Arc<dyn Export>)> = vec![("plain".to_owned(), Arc::new(Plain(8 << 20)))];
+        let exports: Vec<(String, Arc<dyn Export>)> = vec![("plain".to_owned(), Arc::new(export))];
         let ended = converse(&mut Client(&words), heard.clone(), &exports, |_| Ok(()));
         assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::UnexpectedEof, "it hangs up without a word");
         let heard = crate::progress::lock(&heard.0);
         heard.clone()
+    }
+
+    /// A disk whose reads wait for each other.
+    #[derive(Default)]
+    struct Meeting {
+        come: Mutex<u32>,
+        another: Condvar,
+    }
+
+    impl Export for Meeting {
+        fn size(&self) -> u64 {
+            8 << 20
+        }
+
+        fn sector_size(&self) -> u32 {
+            512
+        }
+
+        fn description(&self) -> String {
+            "meeting".to_owned()
+        }
+
+        fn read(&self, place: Extent) -> Result<Vec<Part>> {
+            let mut come = crate::progress::lock(&self.come);
+            *come += 1;
+            self.another.notify_all();
+            let wait = self.another.wait_timeout_while(come, Duration::from_secs(20), |come| *come < 2);
+            let is_alone = wait.unwrap().1.timed_out();
+            if is_alone { Err(Error::Internal("alone".into())) } else { Ok(vec![Part::Zeros(place.len)]) }
+        }
+
+        fn allocation(&self, wanted: Extent) -> Result<Vec<(Extent, Allocation)>> {
+            Ok(vec![(wanted, Allocation::Data)])
+        }
+    }
+
+    #[test]
+    fn requests_of_one_client_are_answered_at_the_same_time() {
+        let two = [read_request(0, 4096), read_request(0, 4096)].concat();
+        assert_eq!(answers(Meeting::default(), &two).len(), 2 * (28 + 4096));
     }
 
     #[test]

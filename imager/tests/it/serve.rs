@@ -254,6 +254,10 @@ fn what_cannot_be_is_refused_and_the_connection_goes_on() {
     assert_eq!(client.reply(), 1);
     client.request(3, 0, 0);
     assert_eq!(client.reply(), 0);
+    client.request(5, size - 10, 11);
+    assert_eq!(client.reply(), 22, "to be fetched, from behind the end");
+    client.request(5, 0, u32::try_from(size).unwrap());
+    assert_eq!(client.reply(), 0, "to be fetched");
     assert!(client.read(MIB, 4096).unwrap() == disk[1 << 20..(1 << 20) + 4096]);
     serving.stop();
 }
