@@ -16,6 +16,7 @@ use crate::capture::short;
 use crate::disk::source::AlignedBuf;
 use crate::error::{Error, Result};
 use crate::extent::Extent;
+use crate::key_table::KeyTable;
 use crate::memory::Budget;
 use crate::progress::{Progress, lock};
 use crate::repo::Repository;
@@ -94,6 +95,7 @@ impl ReadPlan {
     pub fn new(repository: &Repository, mut wants: Vec<Want>, excluded: &HashSet<PackId>) -> Result<Self> {
         wants.sort_unstable_by_key(|want| (want.chunk, want.len, want.place));
         wants.dedup();
+        let table = KeyTable::new(wants.iter().map(|want| beginning(want.chunk)));
         let mut found = vec![false; wants.len()];
         let (mut tasks, mut packs) = (Vec::new(), Vec::new());
         let inventory = repository.for_each_pack(&mut |pack| {
@@ -103,7 +105,7 @@ impl ReadPlan {
             let before = tasks.len();
             let frames = pack.directory.frames.iter().zip(pack.directory.frame_offsets());
             for (number, (entry, offset)) in (0..).zip(frames) {
-                let mut chunks = wanted_of_frame(entry, &wants, &mut found);
+                let mut chunks = wanted_of_frame(entry, &wants, &table, &mut found);
                 if !chunks.is_empty() {
                     chunks.shrink_to_fit();
                     let entry = FrameEntry { chunks: Vec::new(), ..*entry };
@@ -138,14 +140,21 @@ impl ReadPlan {
     }
 }
 
-fn wanted_of_frame(entry: &FrameEntry, wants: &[Want], found: &mut [bool]) -> Vec<TaskChunk> {
+/// What a table of sorted chunks goes by.
+fn beginning(chunk: u128) -> u64 {
+    u64::try_from(chunk >> 64).unwrap_or(0)
+}
+
+fn wanted_of_frame(entry: &FrameEntry, wants: &[Want], table: &KeyTable, found: &mut [bool]) -> Vec<TaskChunk> {
     let mut chunks = Vec::new();
     let mut at = 0;
     for chunk in &entry.chunks {
         // A block map that has another length for a chunk than its frame would have it written over its neighbours.
         let wanted = (short(chunk.id), chunk.len);
         let key = |want: &Want| (want.chunk, want.len);
-        let first = wants.partition_point(|want| key(want) < wanted);
+        let alike = table.alike(beginning(wanted.0));
+        let before = wants.get(alike.clone()).map_or(0, |alike| alike.partition_point(|want| key(want) < wanted));
+        let first = alike.start + before;
         // A chunk that is in several packs is taken from the first.
         if wants.get(first).is_some_and(|want| key(want) == wanted) && found.get(first) == Some(&false) {
             let count = wants.get(first..).unwrap_or_default().iter().take_while(|want| key(want) == wanted).count();

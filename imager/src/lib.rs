@@ -19,6 +19,7 @@ pub mod files;
 pub mod fs;
 pub mod guest;
 pub mod image_disk;
+mod key_table;
 pub mod layout;
 pub mod machine;
 pub mod memory;

@@ -8,23 +8,39 @@
 
 use std::sync::Arc;
 
+use super::jobs::READ_BYTES_MAX;
 use super::reading::Segment;
 use crate::extent::Extent;
 use crate::repo::block_map::SPAN;
 use crate::repo::config::ChunkSizes;
 
 const BLOCK: u64 = 4096;
+/// A small part of a read: with the usual chunks, whatever is open at its end.
+const COPIED_BYTES_MAX: u64 = READ_BYTES_MAX / 4;
 
-/// A part of a chunk: bytes of one segment, relative to the region.
-#[derive(Clone)]
+/// A part of a chunk: some bytes of one segment.
 pub(crate) struct Piece {
-    pub segment: Arc<Segment>,
+    /// Which they are, relative to the region.
     pub extent: Extent,
+    bytes: Bytes,
+}
+
+enum Bytes {
+    Of(Arc<Segment>),
+    Copied(Vec<u8>),
 }
 
 impl Piece {
     pub(crate) fn bytes(&self) -> &[u8] {
-        self.segment.bytes(self.extent)
+        match &self.bytes {
+            Bytes::Of(segment) => segment.bytes(self.extent),
+            Bytes::Copied(bytes) => bytes,
+        }
+    }
+
+    /// Whether more of the segment can be added to it.
+    fn is_of(&self, segment: &Arc<Segment>) -> bool {
+        matches!(&self.bytes, Bytes::Of(own) if Arc::ptr_eq(own, segment))
     }
 }
 
@@ -110,6 +126,16 @@ impl Chunker {
                 Mark::Plain | Mark::Last => self.push_block(segment, block, *mark == Mark::Last),
             }
         }
+        self.let_go_of(segment);
+    }
+
+    /// Copies what is open of the segment, if that is little: its buffer is to be filled again while the processor has
+    /// it in its cache, not when the next segment has come.
+    fn let_go_of(&mut self, segment: &Arc<Segment>) {
+        let is_little = |piece: &&mut Piece| piece.is_of(segment) && piece.extent.len <= COPIED_BYTES_MAX;
+        if let Some(last) = self.open.last_mut().filter(is_little) {
+            last.bytes = Bytes::Copied(last.bytes().to_vec());
+        }
     }
 
     fn push_block(&mut self, segment: &Arc<Segment>, block: Extent, may_be_last: bool) {
@@ -159,10 +185,8 @@ impl Chunker {
 
     fn append(&mut self, segment: &Arc<Segment>, block: Extent) {
         match self.open.last_mut() {
-            Some(last) if Arc::ptr_eq(&last.segment, segment) => {
-                last.extent = Extent::between(last.extent.start, block.end());
-            }
-            _ => self.open.push(Piece { segment: Arc::clone(segment), extent: block }),
+            Some(last) if last.is_of(segment) => last.extent = Extent::between(last.extent.start, block.end()),
+            _ => self.open.push(Piece { extent: block, bytes: Bytes::Of(Arc::clone(segment)) }),
         }
         if self.open_extent.is_empty() {
             self.open_extent = block;

@@ -7,8 +7,9 @@
 use crate::extent::{Extent, ExtentSet};
 use crate::layout::{Layout, RegionLayout};
 
-/// Bytes of one read, at most: what the processor's own cache keeps until they are hashed.
-pub(crate) const READ_BYTES_MAX: u64 = 256 << 10;
+/// Bytes of one read, at most: of larger ones little is in the processor's cache when they are hashed, smaller ones are
+/// copied more slowly.
+pub(crate) const READ_BYTES_MAX: u64 = 1 << 20;
 /// Gaps up to this size are read and thrown away: cheaper than another request.
 const GAP_BYTES_MAX: u64 = 32 << 10;
 

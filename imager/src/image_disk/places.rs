@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 use crate::error::Result;
+use crate::key_table::KeyTable;
 use crate::repo::Repository;
 use crate::repo::pack::{ChunkId, FrameEntry, PackId};
 
@@ -40,10 +41,7 @@ pub(super) struct FramePlace {
 /// Every chunk that the repository has now.
 pub(super) struct Places {
     chunks: Vec<Place>,
-    /// For each beginning of a key, the first chunk with it or a later one, and one more behind the last.
-    starts: Vec<u32>,
-    /// What of a key is not its beginning, in bits.
-    rest_bits: u32,
+    table: KeyTable,
     frames: Vec<FramePlace>,
 }
 
@@ -71,39 +69,19 @@ impl Places {
         })?;
         chunks.sort_unstable();
         chunks.dedup_by_key(|place| place.key());
-        let (starts, rest_bits) = starts(&chunks);
-        Ok(Self { chunks, starts, rest_bits, frames })
+        let table = KeyTable::new(chunks.iter().map(|place| place.key));
+        Ok(Self { chunks, table, frames })
     }
 
     pub(super) fn find(&self, id: ChunkId) -> Option<Place> {
         let key = key(id);
-        let bucket = usize::try_from(key.0.checked_shr(self.rest_bits).unwrap_or(0)).ok()?;
-        let start = |bucket: usize| usize::try_from(*self.starts.get(bucket)?).ok();
-        let alike = self.chunks.get(start(bucket)?..start(bucket + 1)?)?;
+        let alike = self.chunks.get(self.table.alike(key.0))?;
         alike.get(alike.binary_search_by_key(&key, Place::key).ok()?).copied()
     }
 
     pub(super) fn frame(&self, place: Place) -> Option<&FramePlace> {
         self.frames.get(usize::try_from(place.frame).ok()?)
     }
-}
-
-/// Chunks whose keys begin alike, about: so many are in one line or two of the processor's cache.
-const ALIKE: usize = 4;
-
-/// Where the beginnings of keys begin in a table, and how many bits are behind them.
-fn starts(chunks: &[Place]) -> (Vec<u32>, u32) {
-    let bits = (chunks.len() / ALIKE).max(1).ilog2();
-    let rest_bits = u64::BITS - bits;
-    let mut starts = Vec::with_capacity((1 << bits) + 1);
-    for (at, place) in (0..).zip(chunks) {
-        let bucket = place.key.checked_shr(rest_bits).unwrap_or(0);
-        while starts.len() as u64 <= bucket {
-            starts.push(at);
-        }
-    }
-    starts.resize((1 << bits) + 1, u32::try_from(chunks.len()).unwrap_or(u32::MAX));
-    (starts, rest_bits)
 }
 
 fn key(id: ChunkId) -> (u64, u32) {

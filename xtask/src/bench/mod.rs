@@ -1,8 +1,9 @@
 //! `cargo xtask bench`: imager and other tools on the same disks, taking turns, in one table.
 //!
 //! What is measured stands in [`contenders`], on which disks in [`disks`]. Before each measurement what other tools left in
-//! the page cache is dropped, the input is read once, free memory is touched, and other work is waited for. Every tool runs
-//! once, then all again. Everything lies below `target/bench`; the disks and downloaded packages stay for the next time.
+//! the page cache is dropped, the input is read, other work is waited for, free memory is touched, and the input is read
+//! again. Every tool runs once, then all again. Everything lies below `target/bench`; the disks and downloaded packages stay
+//! for the next time.
 
 mod contenders;
 mod contents;
@@ -170,9 +171,11 @@ impl Bench {
         self.script(contender.before)?;
         let size_before = self.size_of(contender)?;
         tool::run("sync", [""; 0])?;
-        self.script("warm_programs")?;
         self.script(contender.warm)?;
         quiet::prepare(subject.heat_mib)?;
+        // Again: the host makes room for the memory that was touched, and takes what was read first.
+        self.script("warm_programs")?;
+        self.script(contender.warm)?;
 
         let mut command = tool::command("bash");
         command.envs(self.variables.iter().map(|(name, value)| (name, value)));
