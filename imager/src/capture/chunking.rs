@@ -217,7 +217,45 @@ pub(crate) fn is_zero(bytes: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::jobs::ReadJob;
+    use super::super::reading::BufferPool;
     use super::*;
+    use crate::extent::ExtentSet;
+
+    #[test]
+    fn what_stays_open_keeps_no_buffer() {
+        let sizes = ChunkSizes::around(64 << 10).unwrap();
+        let marked = |start, len| {
+            let mut buf = BufferPool::new(1, len).get();
+            buf.as_mut_slice().fill(1);
+            let extent = Extent::new(start, len as u64);
+            let job = ReadJob { region: 0, region_start: 0, extent, wanted: vec![extent] };
+            Marked::new(Segment::new(job, buf, ExtentSet::new()), sizes)
+        };
+        let (first, second) = (marked(0, 300 << 10), marked(300 << 10, 100 << 10));
+        let mut chunker = Chunker::new(sizes);
+        chunker.push(&first);
+        let mut cuts = chunker.take();
+        assert!(!chunker.open.is_empty());
+        assert_eq!(Arc::strong_count(&first.segment), 1 + pieces_of(&cuts).count());
+        chunker.push(&second);
+        chunker.flush();
+        cuts.extend(chunker.take());
+        let mut end = 0;
+        for piece in pieces_of(&cuts) {
+            assert_eq!(piece.extent.start, end);
+            assert_eq!(piece.bytes(), vec![1; usize::try_from(piece.extent.len).unwrap()]);
+            end = piece.extent.end();
+        }
+        assert_eq!(end, 400 << 10);
+    }
+
+    fn pieces_of(cuts: &[Cut]) -> impl Iterator<Item = &Piece> {
+        cuts.iter().flat_map(|cut| match cut {
+            Cut::Chunk(pieces) => &**pieces,
+            Cut::Zero(_) | Cut::Unreadable(_) => &[],
+        })
+    }
 
     #[test]
     fn zero_means_every_byte() {

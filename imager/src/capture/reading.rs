@@ -61,6 +61,7 @@ impl BufferPool {
             free = self.came_back.wait(free).unwrap_or_else(PoisonError::into_inner);
         }
         let processor = sched_getcpu();
+        // If there is none, the one that was free for the longest time.
         let own = free.iter().rposition(|(last, _)| *last == processor);
         let (_, buf) = free.remove(own.unwrap_or(0));
         PooledBuf { buf: Some(buf), processor, home: Arc::clone(self) }
