@@ -2,10 +2,12 @@
 
 use std::fs;
 use std::hint::black_box;
+use std::io::{self, Read};
+use std::process::Stdio;
 use std::thread::sleep;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use lifeboat_tests::tool;
 
 /// How long to wait for other work to end before measuring anyway.
@@ -19,7 +21,7 @@ const TICKS_QUIET_MAX: u64 = 15;
 /// The hidden subcommand: `heat MIB`.
 ///
 /// A guest that hands free pages back to its host pays for each when it is next used, and that can cost more than
-/// the tools that are measured. A process of its own, so that the pages are free again afterwards.
+/// the tools that are measured. A process of its own, so that the pages are free again when its input ends.
 #[derive(clap::Args)]
 pub(crate) struct Heat {
     mib: u64,
@@ -32,6 +34,8 @@ impl Heat {
         let mut memory = vec![0_u8; usize::try_from(size)?];
         memory.iter_mut().step_by(4096).for_each(|byte| *byte = 1);
         black_box(&memory);
+        println!("touched");
+        io::copy(&mut io::stdin(), &mut io::sink())?;
         Ok(())
     }
 }
@@ -45,14 +49,22 @@ pub(crate) fn forget_files() -> Result<()> {
     fs::write("/proc/sys/vm/drop_caches", "1").context("cannot drop the page cache")
 }
 
-/// Touches free memory, then waits until nobody else computes.
+/// Waits until nobody else computes, touches free memory, and has the input read again before it is free: the host may
+/// have made room for it with what was read first, and takes memory back that is free for a second.
 ///
 /// # Errors
-/// When the user asks to stop.
-pub(crate) fn prepare(heat_mib: u64) -> Result<()> {
+/// When the user asks to stop, or what `read_again` says.
+pub(crate) fn prepare(heat_mib: u64, read_again: impl FnOnce() -> Result<()>) -> Result<()> {
     wait_until_quiet()?;
-    tool::run("/proc/self/exe", ["heat", &heat_mib.to_string()])?;
-    Ok(())
+    let mut heat = tool::command("/proc/self/exe");
+    heat.args(["heat", &heat_mib.to_string()]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut heat = heat.spawn().context("cannot touch free memory")?;
+    // Nothing comes when it has failed, which its status tells.
+    heat.stdout.as_mut().map(|said| said.read(&mut [0; 1])).transpose()?;
+    let read = read_again();
+    drop(heat.stdin.take());
+    ensure!(heat.wait()?.success(), "touching free memory failed");
+    read
 }
 
 fn wait_until_quiet() -> Result<()> {

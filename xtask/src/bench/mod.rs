@@ -172,10 +172,10 @@ impl Bench {
         let size_before = self.size_of(contender)?;
         tool::run("sync", [""; 0])?;
         self.script(contender.warm)?;
-        quiet::prepare(subject.heat_mib)?;
-        // Again: the host makes room for the memory that was touched, and takes what was read first.
-        self.script("warm_programs")?;
-        self.script(contender.warm)?;
+        quiet::prepare(subject.heat_mib, || {
+            self.script("warm_programs")?;
+            self.script(contender.warm)
+        })?;
 
         let mut command = tool::command("bash");
         command.envs(self.variables.iter().map(|(name, value)| (name, value)));
